@@ -1,0 +1,52 @@
+# `make demo` shows the mesh at work, `make test` proves it; each target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := weave router tests
+
+.PHONY: help demo test check launch lock wheel clean
+
+help:
+	@echo "make demo    three hosts in network namespaces form a mesh; containers on them talk (root)"
+	@echo "make test    all tests (root; without root those that need none, and a non-zero exit)"
+	@echo "make check   formatting, lint, types, import direction"
+	@echo "make launch  start the router on this host (root)"
+	@echo "make lock    renew requirements.lock from pyproject.toml"
+
+$(VENV)/installed: pyproject.toml requirements.lock
+	@.ci/packages build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(VENV)/installed
+	@.ci/packages lab
+	@$(BIN)/python tests/lab/demo.py
+
+test: $(VENV)/installed
+	@if [ "$$(id -u)" = 0 ]; then .ci/packages lab; fi
+	@$(BIN)/python tests/run.py
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check --diff $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+launch: $(VENV)/installed
+	@.ci/packages lab
+	$(BIN)/weave launch
+
+lock:
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+wheel: $(VENV)/installed
+	@rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation --quiet
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The router: peers, gossip, topology and routes; MAC learning, overlays and the data plane."""

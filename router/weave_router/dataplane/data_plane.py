@@ -1,0 +1,204 @@
+"""The loop that moves bursts between bridge, forwarder and network.
+
+One task waits until the bridge or the network has something, then works up to 2 ms before it returns to trio, so that
+the control plane is never starved for longer; a second one runs the timers of links.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_router.dataplane.forwarder import Forwarder
+from weave_router.dataplane.mac_table import SWEEP_INTERVAL
+from weave_router.errors import ProtocolError
+from weave_router.sleeve.cipher import Replayed
+from weave_router.sleeve.codec import NAME_BYTES, encode_frame, frame_prefix
+from weave_router.sleeve.link import Established, Failed, SendControl, SendSpecial
+from weave_router.wire.peer_name import PeerName, format_peer_name
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable
+
+    from weave_router.control.routes import Routes
+    from weave_router.dataplane.neighbour import Neighbour
+    from weave_router.dataplane.packet_io import PacketIO
+    from weave_router.sleeve.link import Action, Address
+
+log = logging.getLogger(__name__)
+
+WORK_SECONDS = 0.002
+_LOG_INTERVAL = 60.0
+
+
+class DataPlane:
+    """The data plane of one router. The control plane calls its methods between bursts, in the same thread."""
+
+    def __init__(self, io: PacketIO, routes: Routes) -> None:
+        self.io = io
+        self.forwarder = Forwarder(routes)
+        self._by_wire_name: dict[bytes, Neighbour] = {}
+        self._timers_changed = trio.Event()
+        self._logged: dict[str, float] = {}
+
+    # --- for the control plane --------------------------------------------------------------------------------------
+
+    def add(self, neighbour: Neighbour) -> None:
+        """The connection has been added: its packets are accepted from now on, heartbeats begin."""
+        self.forwarder.neighbours[neighbour.name] = neighbour
+        self._by_wire_name[neighbour.name_bytes] = neighbour
+        self._perform(neighbour, neighbour.link.confirmed(trio.current_time()))
+
+    def remove(self, neighbour: Neighbour) -> None:
+        """The connection has ended."""
+        if self._by_wire_name.get(neighbour.name_bytes) is neighbour:
+            del self._by_wire_name[neighbour.name_bytes]
+            del self.forwarder.neighbours[neighbour.name]
+        self.forwarder.pending.pop(neighbour, None)
+
+    def control(self, neighbour: Neighbour, number: int, body: bytes) -> None:
+        """A sleeve control message has come over TCP."""
+        self._perform(neighbour, neighbour.link.control(number, body, trio.current_time()))
+
+    def publish(self, routes: Routes) -> None:
+        """New routes are in force."""
+        self.forwarder.publish(routes)
+
+    def forget(self, peers: frozenset[PeerName]) -> None:
+        """These peers are gone: so are the addresses learned at them."""
+        self.forwarder.macs.forget(peers)
+
+    def counters(self) -> Counter[str]:
+        """All counts since the start, by name."""
+        self.forwarder.counters.update(self.io.take_errors())
+        return self.forwarder.counters
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Move packets until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_timers)
+            nursery.start_soon(self._sweep)
+            while True:
+                await self.io.wait()
+                end = trio.current_time() + WORK_SECONDS
+                while self._work():
+                    if trio.current_time() >= end:
+                        break
+                await trio.lowlevel.checkpoint()
+
+    def _work(self) -> bool:
+        """One burst in each direction; False when there was nothing to do."""
+        io, forwarder = self.io, self.forwarder
+        now = trio.current_time()
+        datagrams = io.receive()
+        for packet, source in datagrams:
+            self._receive(packet, source, now)
+        packets = io.capture()
+        for packet in packets:
+            forwarder.captured(packet, now)
+        if forwarder.injected:
+            refused = io.inject(forwarder.injected)
+            if refused:
+                forwarder.counters["drop_refused_by_bridge"] += refused
+            forwarder.counters["frames_injected"] += len(forwarder.injected) - refused
+            forwarder.injected.clear()
+        if forwarder.pending:
+            self._flush(now)
+        return bool(datagrams or packets)
+
+    def _receive(self, packet: bytes, source: Address, now: float) -> None:
+        counters = self.forwarder.counters
+        counters["packets_received"] += 1
+        counters["bytes_received"] += len(packet)
+        neighbour = self._by_wire_name.get(packet[:NAME_BYTES])
+        if neighbour is None:
+            counters["drop_unknown_sender"] += 1
+            return
+        try:
+            special = self.forwarder.received(neighbour, neighbour.cipher.open(packet), now)
+        except Replayed:
+            counters["drop_replayed"] += 1
+            return
+        except ProtocolError as error:
+            counters["drop_bad_packet"] += 1
+            self._log_bad(neighbour, source, str(error), now)
+            return
+        for frame in special:
+            self._perform(neighbour, neighbour.link.special_frame(frame, source, now))
+
+    def _log_bad(self, neighbour: Neighbour, source: Address, reason: str, now: float) -> None:
+        key = f"{neighbour.name}"
+        if now - self._logged.get(key, -_LOG_INTERVAL) >= _LOG_INTERVAL:
+            self._logged[key] = now
+            log.warning(
+                "Dropped a packet in the name of %s from %s:%d: %s (repetitions within %d s are only counted)",
+                format_peer_name(neighbour.name), *source, reason, int(_LOG_INTERVAL),
+            )  # fmt: skip
+
+    def _flush(self, now: float) -> None:
+        """Send what has been queued for neighbours."""
+        forwarder = self.forwarder
+        neighbours = list(forwarder.pending)
+        forwarder.pending.clear()
+        for neighbour in neighbours:
+            for df in (True, False):
+                packets, dropped = neighbour.take_packets(df=df)
+                if dropped:
+                    forwarder.counters["drop_too_big"] += dropped
+                if packets:
+                    self._send(neighbour, packets, df=df, now=now)
+
+    def _send(self, neighbour: Neighbour, packets: list[bytes | memoryview], *, df: bool, now: float) -> None:
+        remote = neighbour.link.remote
+        if remote is None:
+            return
+        counters = self.forwarder.counters
+        counters["packets_sent"] += len(packets)
+        counters["bytes_sent"] += sum(map(len, packets))
+        if self.io.send(packets, remote, df=df) or not df:
+            return
+        path_mtu = self.io.path_mtu(remote)
+        if path_mtu is not None:
+            self._perform(neighbour, neighbour.link.refused(path_mtu, now))
+
+    def _perform(self, neighbour: Neighbour, actions: Iterable[Action]) -> None:
+        """Carry out what a link wants."""
+        for action in actions:
+            match action:
+                case SendSpecial(frame, df):
+                    prefix = frame_prefix(self.forwarder.ourselves, neighbour.name)
+                    packet = neighbour.cipher.seal(encode_frame(prefix, frame), df=df)
+                    self._send(neighbour, [packet], df=df, now=trio.current_time())
+                case SendControl(number, body):
+                    neighbour.events.send_control(number, body)
+                case Established():
+                    neighbour.events.established()
+                case Failed(reason):
+                    neighbour.events.failed(reason)
+        self._timers_changed.set()
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    async def _run_timers(self) -> None:
+        while True:
+            now = trio.current_time()
+            for neighbour in list(self.forwarder.neighbours.values()):
+                if neighbour.link.next_timer() <= now:
+                    self._perform(neighbour, neighbour.link.handle_timer(now))
+            self._timers_changed = trio.Event()
+            next_timer = min(
+                (neighbour.link.next_timer() for neighbour in self.forwarder.neighbours.values()), default=now + 3600
+            )
+            with trio.move_on_at(next_timer):
+                await self._timers_changed.wait()
+            await trio.lowlevel.checkpoint()
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_INTERVAL)
+            self.forwarder.macs.sweep(trio.current_time())

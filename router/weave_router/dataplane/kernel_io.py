@@ -1,0 +1,267 @@
+"""The real packet I/O: a TAP with virtio-net headers and one UDP socket with segmentation offload.
+
+Both descriptors are in one epoll, so that a single task can wait for either. Kernel features are probed when opened;
+where one is missing the slower way is taken and `diagnostics` says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytun
+import trio
+
+from weave_router.errors import HostError
+from weave_router.frames.segmentation import PLAIN_VNET_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from weave_router.sleeve.link import Address
+
+MAX_BURST = 64
+"""Reads of one descriptor per burst."""
+MAX_SEGMENTS = 64
+MAX_SEND_BYTES = 65507
+"""Per call with UDP_SEGMENT (udp(7))."""
+SOCKET_BUFFER_BYTES = 8 << 20
+_READ_BYTES = 65536 + 64
+
+# linux/if_tun.h
+_TUNSETOFFLOAD = 0x400454D0
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN, _TUN_F_USO4, _TUN_F_USO6 = 1, 2, 4, 8, 0x20, 0x40
+# linux/udp.h, linux/in.h, asm-generic/socket.h
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_DO, _IP_MTU = 10, 0, 2, 14
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
+class KernelIO:
+    """Packet I/O through the kernel. The TAP exists while this object is open."""
+
+    def __init__(self, tap: str | None, listen: Address) -> None:
+        """Open the TAP (none for a router without a data plane of its own) and bind the UDP socket.
+
+        Raises `HostError`.
+        """
+        self._features: dict[str, str] = {}
+        self._errors: Counter[str] = Counter()
+        self._tap = self._tap_fd = None
+        self._udp = self._open_udp(listen)
+        try:
+            if tap is not None:
+                self._tap = self._open_tap(tap)
+                self._tap_fd = self._tap.fileno()
+        except BaseException:
+            self._udp.close()
+            raise
+        self.interface = f"{tap} (via virtio TAP)" if tap else ""
+        self._epoll = select.epoll()
+        self._epoll.register(self._udp.fileno(), select.EPOLLIN)
+        if self._tap_fd is not None:
+            self._epoll.register(self._tap_fd, select.EPOLLIN)
+        self._df: bool | None = None
+        self._buffer = bytearray(_READ_BYTES)
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    def _open_tap(self, name: str) -> pytun.TunTapDevice:
+        try:
+            device = pytun.TunTapDevice(name=name, flags=pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR)
+        except (OSError, pytun.Error) as error:
+            raise HostError(_tap_problem(name, error)) from error
+        os.set_blocking(device.fileno(), False)
+        offloads = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
+        for flags, state in (
+            (offloads | _TUN_F_USO4 | _TUN_F_USO6, "TCP and UDP"),
+            (offloads, "TCP (the kernel is older than 6.2: no UDP)"),
+            (0, "off (refused by the kernel)"),
+        ):
+            try:
+                fcntl.ioctl(device.fileno(), _TUNSETOFFLOAD, flags)
+            except OSError:
+                continue
+            self._features["tap_segmentation"] = state
+            break
+        return device
+
+    def _open_udp(self, listen: Address) -> socket.socket:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            udp.setblocking(False)
+            udp.bind(listen)
+        except OSError as error:
+            udp.close()
+            raise HostError(f"cannot listen on UDP {listen[0]}:{listen[1]}: {error.strerror}") from error
+        for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                udp.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER_BYTES)
+            except OSError:
+                udp.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER_BYTES)
+        for option, feature, value in ((_UDP_GRO, "udp_gro", 1), (_UDP_SEGMENT, "udp_segment", 0)):
+            try:
+                udp.setsockopt(socket.SOL_UDP, option, value)
+            except OSError as error:
+                self._features[feature] = f"off ({error.strerror})"
+            else:
+                self._features[feature] = "on"
+        self._segment = self._features["udp_segment"] == "on"
+        return udp
+
+    # --- bursts -----------------------------------------------------------------------------------------------------
+
+    async def wait(self) -> None:
+        """Return when there may be something to capture or to receive."""
+        await trio.lowlevel.wait_readable(self._epoll.fileno())
+
+    def capture(self) -> list[bytes]:
+        """A burst of frames from the bridge, each behind its virtio-net header."""
+        fd = self._tap_fd
+        packets: list[bytes] = []
+        if fd is None:
+            return packets
+        read = os.read
+        try:
+            for _ in range(MAX_BURST):
+                packet = read(fd, _READ_BYTES)
+                packets.append(packet)
+                if len(packet) > 16384:
+                    break  # a superframe is a burst of its own
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._errors["drop_tap_error"] += 1
+        return packets
+
+    def inject(self, frames: Sequence[bytes]) -> int:
+        """Hand frames to the bridge; returns how many the kernel refused."""
+        fd = self._tap_fd
+        if fd is None:
+            return len(frames)
+        refused = 0
+        write = os.writev
+        for frame in frames:
+            try:
+                write(fd, (PLAIN_VNET_HEADER, frame))
+            except OSError:
+                refused += 1
+        return refused
+
+    def receive(self) -> list[tuple[bytes, Address]]:
+        """A burst of datagrams with their sources."""
+        datagrams: list[tuple[bytes, Address]] = []
+        buffer = self._buffer
+        receive = self._udp.recvmsg_into
+        total = 0
+        try:
+            while len(datagrams) < MAX_BURST and total < 2 * _READ_BYTES:
+                length, control, _, source = receive([buffer], 64)
+                size = length
+                for level, kind, data in control:
+                    if level == socket.SOL_UDP and kind == _UDP_GRO:
+                        (size,) = struct.unpack("i", data[:4])
+                if size >= length:
+                    datagrams.append((bytes(buffer[:length]), source))
+                else:
+                    data = bytes(buffer[:length])
+                    datagrams += [(data[start : start + size], source) for start in range(0, length, size)]
+                total += length
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._errors["receive_errors"] += 1
+        return datagrams
+
+    def send(self, packets: Sequence[bytes | memoryview], remote: Address, *, df: bool) -> bool:
+        """Send datagrams in order, runs of equal length with one call. False where one was too large for the path."""
+        if df is not self._df:
+            self._udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO if df else _IP_PMTUDISC_DONT)
+            self._df = df
+        if not self._segment:
+            return self._send_each(packets, remote)
+        carried = True
+        start, count = 0, len(packets)
+        while start < count:
+            size = len(packets[start])
+            most = min(count, start + MAX_SEGMENTS, start + MAX_SEND_BYTES // max(size, 1))
+            stop = start + 1
+            while stop < most and len(packets[stop]) == size:
+                stop += 1
+            if stop < most and len(packets[stop]) < size:
+                stop += 1  # the last segment of a call may be shorter
+            carried &= self._send_run(packets[start:stop], size, remote)
+            start = stop
+        return carried
+
+    def _send_run(self, packets: Sequence[bytes | memoryview], size: int, remote: Address) -> bool:
+        if len(packets) == 1:
+            return self._send_each(packets, remote)
+        control = [(socket.SOL_UDP, _UDP_SEGMENT, struct.pack("H", size))]
+        try:
+            self._udp.sendmsg(packets, control, 0, remote)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EMSGSIZE, errno.EIO):
+                # Larger than the path (let each be fragmented or refused), or the device cannot checksum segments.
+                return self._send_each(packets, remote)
+            self._count_loss(error, len(packets))
+        return True
+
+    def _send_each(self, packets: Sequence[bytes | memoryview], remote: Address) -> bool:
+        carried = True
+        for packet in packets:
+            try:
+                self._udp.sendto(packet, remote)
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    carried = False
+                    self._errors["drop_larger_than_path"] += 1
+                else:
+                    self._count_loss(error, 1)
+        return carried
+
+    def _count_loss(self, error: OSError, packets: int) -> None:
+        cause = errno.errorcode.get(error.errno or 0, "unknown").lower()
+        self._errors[f"drop_send_{cause}"] += packets
+
+    def path_mtu(self, remote: Address) -> int | None:
+        """Bytes of an IP packet that the path to `remote` carries, as far as the kernel knows."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(remote)
+                return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+            except OSError:
+                return None
+
+    def diagnostics(self) -> Mapping[str, str]:
+        """Which kernel features are on, and why others are off."""
+        return dict(self._features)
+
+    def take_errors(self) -> Mapping[str, int]:
+        """Counts of lost packets by cause since the last call."""
+        errors, self._errors = self._errors, Counter()
+        return errors
+
+    def close(self) -> None:
+        """Close the descriptors; the TAP disappears."""
+        self._epoll.close()
+        self._udp.close()
+        if self._tap is not None:
+            self._tap.close()
+
+
+def _tap_problem(name: str, error: Exception) -> str:
+    number = error.args[0] if error.args else None
+    if number == errno.EBUSY:
+        return f"device {name} is in use by another process: is another router running on this host?"
+    if number == errno.EPERM:
+        return "creating a TAP device needs root (CAP_NET_ADMIN)"
+    if number == errno.ENOENT:
+        return "/dev/net/tun is missing: load the kernel module tun (modprobe tun)"
+    return f"cannot create TAP device {name}: {error}"

@@ -1,0 +1,402 @@
+"""The router: control plane, data plane and host, wired together under trio.
+
+TCP ─> handshake ─> mesh.admit ─> Connection actor ─> mesh.receive ─┐
+mesh events: routes, forgotten peers, overlay messages ─> data plane │ <─ link events (established, failed)
+             dial, close ─> nursery, actors                         ┘
+"""
+
+from __future__ import annotations
+
+import logging
+import random as random_module
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_router.control.mesh import (
+    CloseConnection,
+    ConnectionRefused,
+    Dial,
+    Mesh,
+    OverlayMessage,
+    PeersForgotten,
+    RoutesChanged,
+    printable,
+)
+from weave_router.control.targets import DirectPeer, Targets, TargetState
+from weave_router.dataplane.data_plane import DataPlane
+from weave_router.dataplane.neighbour import Neighbour
+from weave_router.errors import TargetError
+from weave_router.shell.connection import Connection
+from weave_router.shell.handshake import OpeningLimit, open_session
+from weave_router.shell.log_limit import LogLimit
+from weave_router.shell.network import TrioNetwork
+from weave_router.shell.peer_argument import is_address, parse_peer_argument
+from weave_router.shell.router_status import router_status
+from weave_router.sleeve.cipher import AeadCipher, Cipher, NaclCipher, PlainCipher, choose_cipher, offered_ciphers
+from weave_router.sleeve.link import SleeveLink
+from weave_router.wire.features import SLEEVE, Features
+from weave_router.wire.peer_name import PeerName, format_peer_name
+from weave_router.wire.session import HandshakeError, Session
+from weave_router.wire.topology import PeerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from weave_router.control.gossip import Channel
+    from weave_router.control.mesh import MeshConnection
+    from weave_router.doors import Host
+    from weave_router.shell.network import Network
+    from weave_router.shell.settings import RouterSettings
+    from weave_router.status import RouterStatus
+
+log = logging.getLogger(__name__)
+
+_RESOLVE_INTERVAL = 30.0
+_GROUP_BIT = 1 << 40
+
+
+class Router:
+    """One router process.
+
+    `host`: None for a router that carries no local containers (tests). `targets`: peers as the operator typed them;
+    names that do not resolve yet are tried again. `on_targets_changed` is awaited after `connect` and `forget`, with
+    the new list, before these return. `random` must be a cryptographic generator but in simulations.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        *,
+        host: Host | None,
+        targets: Sequence[str] = (),
+        on_targets_changed: Callable[[tuple[str, ...]], Awaitable[None]] | None = None,
+        network: Network | None = None,
+        random: random_module.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self._host = host
+        self._first_targets = tuple(targets)
+        self._on_targets_changed = on_targets_changed
+        local_host = None if settings.listen_address == "0.0.0.0" else settings.listen_address  # noqa: S104
+        self._network: Network = network or TrioNetwork(local_host)
+        self._random = random or random_module.SystemRandom()
+        name = PeerName(settings.name)
+        own = PeerRecord(name, settings.nickname, self._random.getrandbits(64) | 1, 0, self._random.randrange(4096))
+        self._targets = Targets(name, settings.port, self._random, settings.discovery)
+        self.mesh = Mesh(
+            own,
+            self._targets,
+            overlays=(SLEEVE,),
+            connection_limit=settings.connection_limit,
+            random=self._random,
+            now=trio.current_time(),
+        )
+        self._ciphers = offered_ciphers(aes_instructions=_has_aes_instructions()) if settings.password else ()
+        self._connections: dict[MeshConnection, Connection] = {}
+        self._neighbours: dict[MeshConnection, Neighbour] = {}
+        self._opening = OpeningLimit()
+        self._log_limit = LogLimit()
+        self._timers_changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self.data_plane: DataPlane | None = None
+
+    def register(self, name: str, channel: Channel) -> None:
+        """Take part in a gossip channel; before `run`."""
+        self.mesh.register(name, channel)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Route until cancelled; started when TCP, UDP and TAP are open. Raises `HostError` if they cannot be."""
+        settings = self.settings
+        listener = await self._network.listen(settings.listen_address, settings.port)
+        tap = settings.tap if self._host else None
+        io = self._network.open_packet_io(tap, settings.listen_address, settings.port)
+        try:
+            if self._host is not None:
+                mac = format_peer_name(settings.name & ~_GROUP_BIT)
+                await self._host.ensure_bridge(settings.bridge, mac, settings.mtu)
+                await self._host.join_bridge(settings.tap, settings.bridge, mtu=settings.mtu, isolated=True)
+            self.data_plane = DataPlane(io, self.mesh.routes)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.data_plane.run)
+                nursery.start_soon(self._run_timers)
+                nursery.start_soon(listener.serve, self._accepted, nursery)
+                await self._add_targets(self._first_targets, keep_unresolved=True)
+                nursery.start_soon(self._resolve_again)
+                task_status.started()
+        finally:
+            io.close()
+
+    async def _run_timers(self) -> None:
+        while True:
+            self.mesh.handle_timer(trio.current_time())
+            self._pump()
+            self._timers_changed = trio.Event()
+            with trio.move_on_at(self.mesh.next_timer()):
+                await self._timers_changed.wait()
+            await trio.lowlevel.checkpoint()
+
+    def _pump(self) -> None:
+        """Carry out what the mesh wants."""
+        for event in self.mesh.take_events():
+            match event:
+                case RoutesChanged(routes):
+                    if self.data_plane:
+                        self.data_plane.publish(routes)
+                case PeersForgotten(names):
+                    if self.data_plane:
+                        self.data_plane.forget(names)
+                case OverlayMessage(connection, _, number, body):
+                    neighbour = self._neighbours.get(connection)
+                    if neighbour and self.data_plane:
+                        self.data_plane.control(neighbour, number, body)
+                case Dial(address, direct):
+                    if self._nursery:
+                        self._nursery.start_soon(self._dial, address, direct)
+                case CloseConnection(connection, reason):
+                    if connection in self._connections:
+                        self._connections[connection].close(reason)
+        self._timers_changed.set()
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    async def _accepted(self, stream: trio.abc.Stream, address: str) -> None:
+        host = address.rpartition(":")[0]
+        scope = self._opening.enter(host)
+        if scope is None:
+            await trio.aclose_forcefully(stream)
+            self._complain(host, "too many connections from there that have not finished their handshake", address)
+            return
+        try:
+            async with stream:
+                with scope:
+                    await self._connect(stream, address, outbound=False, direct=False, opening=scope)
+        except (HandshakeError, ConnectionRefused) as error:
+            self._complain(host, str(error), address)
+        finally:
+            self._opening.leave(scope)
+
+    async def _dial(self, address: str, direct: bool) -> None:
+        final = False
+        try:
+            with trio.fail_after(20):
+                stream = await self._network.dial(address)
+        except trio.TooSlowError:
+            error = "no answer to the TCP connection attempt"
+        except OSError as failure:
+            error = f"cannot connect: {failure.strerror or failure}"
+        else:
+            async with stream:
+                try:
+                    await self._connect(stream, address, outbound=True, direct=direct, opening=None)
+                except (HandshakeError, ConnectionRefused) as refusal:
+                    error = str(refusal)
+                    final = isinstance(refusal, ConnectionRefused) and refusal.final
+                else:
+                    return
+        self._complain(f"-> {address}", error, address, trying=not final)
+        self.mesh.dial_failed(address, error, trio.current_time(), final=final)
+        self._pump()
+
+    def _complain(self, key: str, error: str, address: str, *, trying: bool = False) -> None:
+        if self._log_limit.allows(f"{key} {error}", trio.current_time()):
+            what = "No connection to" if trying else "Refused connection with"
+            log.warning("%s %s: %s", what, address, error)
+
+    async def _connect(
+        self,
+        stream: trio.abc.Stream,
+        address: str,
+        *,
+        outbound: bool,
+        direct: bool,
+        opening: trio.CancelScope | None,
+    ) -> None:
+        """Handshake, admission, and the life of a connection. Raises `HandshakeError` and `ConnectionRefused`."""
+        password = self.settings.password
+        session = Session(outbound=outbound, password=password, private_key=self._random.randbytes(32))
+        own_half = self._random.getrandbits(64)
+        host, _, port = address.rpartition(":")
+        trusted = any(ip_address(host) in subnet for subnet in self.settings.trusted_subnets)
+        features, early = await open_session(stream, session, partial(self._features, own_half, trusted))
+        connection = Connection(stream, session)
+        mesh_connection = self.mesh.admit(
+            features,
+            own_half=own_half,
+            address=address,
+            outbound=outbound,
+            direct=direct,
+            wake=connection.wake,
+            now=trio.current_time(),
+        )
+        if opening is not None:
+            self._opening.leave(opening)
+        cipher = self._cipher(session, mesh_connection, plain=trusted and features.trusted)
+        link = SleeveLink(
+            mesh_connection.uid,
+            cipher.packet_overhead,
+            (host, int(port)) if outbound else None,
+            trio.current_time(),
+        )
+        neighbour = Neighbour(mesh_connection.peer, link, cipher, _LinkEvents(self, mesh_connection))
+        self._connections[mesh_connection] = connection
+        self._neighbours[mesh_connection] = neighbour
+        self._pump()  # closes a connection that this one replaces before the data plane is told
+        label = f"{format_peer_name(features.name)}({printable(features.nickname)})"
+        log.info("Connection %s %s: %s added", "to" if outbound else "from", address, label)
+        try:
+            if self.data_plane:
+                self.data_plane.add(neighbour)
+            await connection.run(mesh_connection, early, partial(self._receive, mesh_connection))
+        finally:
+            if self.data_plane:
+                self.data_plane.remove(neighbour)
+            del self._connections[mesh_connection], self._neighbours[mesh_connection]
+            log.info("Connection with %s %s ended: %s", address, label, connection.end_reason or "stopping")
+            self.mesh.closed(mesh_connection, connection.end_reason, trio.current_time())
+            self._pump()
+
+    def _features(self, own_half: int, trusted: bool) -> Features:
+        own = self.mesh.topology.own
+        return Features(
+            name=own.name,
+            nickname=own.nickname,
+            uid=own.uid,
+            connection_half=own_half,
+            short_id=own.short_id,
+            trusted=trusted,
+            overlays=(SLEEVE,),
+            ciphers=self._ciphers,
+        )
+
+    def _cipher(self, session: Session, connection: MeshConnection, *, plain: bool) -> Cipher:
+        ourselves = self.mesh.ourselves
+        if session.key is None or plain:
+            return PlainCipher(ourselves)
+        name = choose_cipher(self._ciphers, connection.features.ciphers)
+        if name == NaclCipher.name:
+            return NaclCipher(ourselves, session.key, outbound=connection.outbound)
+        return AeadCipher(name, ourselves, connection.peer, connection.uid, session.key)
+
+    def _receive(self, connection: MeshConnection, message: bytes) -> Iterator[None]:
+        yield from self.mesh.receive(connection, message, trio.current_time())
+        self._pump()
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def link_established(self, connection: MeshConnection) -> None:
+        """The data plane tells: the neighbour receives our packets."""
+        log.info("Connection with %s established", format_peer_name(connection.peer))
+        self.mesh.established(connection, trio.current_time())
+        self._pump()
+
+    def link_failed(self, connection: MeshConnection, reason: str) -> None:
+        """The data plane tells: the overlay is dead, and with it the connection."""
+        self._connections[connection].close(reason)
+
+    # --- the operator -----------------------------------------------------------------------------------------------
+
+    def status(self) -> RouterStatus:
+        """A snapshot for status views, report and metrics."""
+        return router_status(
+            self.settings, self.mesh, self._targets, self._neighbours, self.data_plane, trio.current_time()
+        )
+
+    async def connect(self, peers: Sequence[str], *, replace: bool = False) -> None:
+        """Add peers to connect to, or with `replace` make them the only ones.
+
+        All or nothing: raises `TargetError` where one makes no sense or cannot be resolved.
+        """
+        await self._add_targets(peers, keep_unresolved=False, replace=replace)
+        await self._targets_changed()
+
+    async def forget(self, peers: Sequence[str]) -> None:
+        """Do not connect to these peers any more, and close connections that were dialled to them."""
+        for text in peers:
+            peer = self._targets.remove_direct(text)
+            for mesh_connection, connection in self._connections.items():
+                if peer and mesh_connection.outbound and mesh_connection.address in peer.addresses:
+                    connection.close("forgotten by the operator")
+        self._examine_targets()
+        await self._targets_changed()
+
+    async def _targets_changed(self) -> None:
+        if self._on_targets_changed is not None:
+            await self._on_targets_changed(tuple(self._targets.direct))
+
+    async def _add_targets(self, peers: Sequence[str], *, keep_unresolved: bool, replace: bool = False) -> None:
+        resolved = []
+        for text in peers:
+            host, port = parse_peer_argument(text)
+            try:
+                resolved.append(await self._resolve(text, host, port))
+            except TargetError as error:
+                if not keep_unresolved:
+                    raise
+                log.warning("%s; will try again", error)
+                resolved.append(DirectPeer(text, (), port is not None, str(error)))
+        if replace:
+            for text in list(self._targets.direct):
+                self._targets.remove_direct(text)
+        for peer in resolved:
+            self._targets.add_direct(peer, trio.current_time())
+        self._examine_targets()
+
+    async def _resolve(self, text: str, host: str, port: int | None) -> DirectPeer:
+        addresses = (host,) if is_address(host) else await self._network.resolve(host)
+        target_port = port or self.settings.port
+        return DirectPeer(text, tuple(f"{address}:{target_port}" for address in addresses), port is not None)
+
+    def _examine_targets(self) -> None:
+        self.mesh.examine_targets(trio.current_time())
+        self._pump()
+
+    async def _resolve_again(self) -> None:
+        """Names may begin to resolve, or move to other addresses, while a peer is away."""
+        while True:
+            await trio.sleep(_RESOLVE_INTERVAL)
+            for text, peer in list(self._targets.direct.items()):
+                host, port = parse_peer_argument(text)
+                states = [t.state for a in peer.addresses if (t := self._targets.targets.get(a))]
+                if is_address(host) or TargetState.CONNECTED in states:
+                    continue
+                try:
+                    renewed = await self._resolve(text, host, port)
+                except TargetError:
+                    continue
+                if renewed != peer and text in self._targets.direct:
+                    self._targets.add_direct(renewed, trio.current_time())
+                    self._examine_targets()
+
+
+@dataclass(frozen=True, slots=True)
+class _LinkEvents:
+    """What one connection's link tells (`LinkEvents`)."""
+
+    router: Router
+    connection: MeshConnection
+
+    def send_control(self, number: int, body: bytes) -> None:
+        self.connection.send_overlay(SLEEVE, number, body)
+
+    def established(self) -> None:
+        self.router.link_established(self.connection)
+
+    def failed(self, reason: str) -> None:
+        self.router.link_failed(self.connection, reason)
+
+
+def _has_aes_instructions() -> bool:
+    """Whether the processor computes AES itself, which makes AES-GCM the faster cipher."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+    return "aes" in words

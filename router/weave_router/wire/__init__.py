@@ -1,0 +1,1 @@
+"""What travels on the control connection: gob, handshake, session, features, gossip envelopes, topology payloads."""
