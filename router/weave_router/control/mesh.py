@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from weave_router.control.topology import Merge, Topology
 from weave_router.control.topology_channel import CHANNEL as TOPOLOGY
 from weave_router.control.topology_channel import TopologyChannel, TopologyGossip
 from weave_router.errors import ProtocolError, RouterError
+from weave_router.log_limit import LOG_INTERVAL, LogLimit
 from weave_router.wire.envelope import Envelope, Tag, decode_envelope
 from weave_router.wire.features import Features, common_overlays
 from weave_router.wire.peer_name import NO_PEER, PeerName, format_peer_name
@@ -41,18 +42,19 @@ ROUTES_DELAY = 0.1
 GARBAGE_DELAY = 1.0
 HEARTBEAT = bytes((Tag.HEARTBEAT,))
 _MAX_DEFERRED = 256
-_LOG_INTERVAL = 60.0
 
 
 class ConnectionRefused(RouterError):  # noqa: N818 - named after what happened
     """The handshake went well, but the connection must not be kept.
 
-    `final`: the same address will never do (ourselves, or another peer of our name).
+    `final`: the same address will never do (ourselves, or another peer of our name). `duplicate_of`: the peer behind
+    this address, to which another connection exists.
     """
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, duplicate_of: PeerName | None = None) -> None:
         super().__init__(reason)
         self.final = final
+        self.duplicate_of = duplicate_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -132,7 +134,6 @@ class _Timers:
     update: float | None = None
     routes: float | None = None
     garbage: float | None = None
-    logged: dict[str, float] = field(default_factory=dict)
 
 
 class Mesh:
@@ -160,6 +161,7 @@ class Mesh:
         self._limit = connection_limit
         self._random = random
         self._timers = _Timers(gossip=now + GOSSIP_INTERVAL)
+        self._log_limit = LogLimit()
         self._update_names: dict[PeerName, None] = {}
         self._deferred: list[Callable[[], None]] = []
         self._events: list[Event] = []
@@ -230,7 +232,7 @@ class Mesh:
         self.topology.learn_neighbour(PeerRecord(name, features.nickname, features.uid, 0, features.short_id))
         self.connections[name] = connection
         if outbound:
-            self.targets.connected(address)
+            self.targets.connected(address, name)
         self._own_links_changed(now, name)
         self._settle_short_id(now)
         for channel_name, channel in self._channels.items():
@@ -251,7 +253,7 @@ class Mesh:
         elif uid < present.uid:
             self._drop(present, "replaced by a duplicate connection", now)
         elif uid > present.uid:
-            raise ConnectionRefused("duplicate of a connection that we have")
+            raise ConnectionRefused("duplicate of a connection that we have", duplicate_of=present.peer)
         else:
             self._drop(present, "duplicate connections of one UID", now)
             raise ConnectionRefused("duplicate connections of one UID")
@@ -271,12 +273,14 @@ class Mesh:
             self.targets.ended(connection.address, reason, now)
         self._examine_targets(now)
 
-    def dial_failed(self, address: str, error: str, now: float, *, final: bool = False) -> None:
+    def dial_failed(self, address: str, error: Exception | str, now: float) -> None:
         """An attempt failed before its connection was added."""
-        if final:
-            self.targets.refused(address, error)
+        if isinstance(error, ConnectionRefused) and error.final:
+            self.targets.refused(address, str(error))
         else:
-            self.targets.ended(address, error, now)
+            if isinstance(error, ConnectionRefused) and error.duplicate_of is not None:
+                self.targets.leads_to(address, error.duplicate_of)
+            self.targets.ended(address, str(error), now)
         self._examine_targets(now)
 
     def _drop(self, connection: MeshConnection, reason: str, now: float) -> None:
@@ -358,16 +362,11 @@ class Mesh:
 
     def _reject(self, connection: MeshConnection, channel: str, reason: str, now: float) -> None:
         self.counters["gossip_rejected"] += 1
-        key = f"{connection.peer} {channel}"
-        logged = self._timers.logged
-        if now - logged.get(key, -_LOG_INTERVAL) >= _LOG_INTERVAL:
-            if len(logged) > 256:
-                logged.clear()
-            logged[key] = now
+        if self._log_limit.allows(f"{connection.peer} {channel}", now):
             log.warning(
                 "Dropped gossip on channel %r that came over %s(%s): %s (repetitions within %d s are only counted)",
                 channel[:32], format_peer_name(connection.peer), printable(connection.features.nickname), reason,
-                int(_LOG_INTERVAL),
+                int(LOG_INTERVAL),
             )  # fmt: skip
 
     # --- sending ----------------------------------------------------------------------------------------------------

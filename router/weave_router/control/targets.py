@@ -53,6 +53,8 @@ class Target:
     interval: float = FIRST_INTERVAL
     attempts: int = 0
     error: str = ""
+    peer: PeerName | None = None
+    """Who answered there last: while we are connected to that peer in another way, the address is left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +143,17 @@ class Targets:
         """When the next waiting target is due."""
         return min((t.try_at for t in self.targets.values() if t.state is TargetState.WAITING), default=None)
 
-    def connected(self, address: str) -> None:
-        """The attempt led to a connection."""
+    def connected(self, address: str, peer: PeerName) -> None:
+        """The attempt led to a connection with this peer."""
         if target := self.targets.get(address):
             target.state = TargetState.CONNECTED
             target.error = ""
+            target.peer = peer
+
+    def leads_to(self, address: str, peer: PeerName) -> None:
+        """The attempt reached a peer to which another connection exists."""
+        if target := self.targets.get(address):
+            target.peer = peer
 
     def ended(self, address: str, error: str, now: float) -> None:
         """The attempt failed, or the connection that it led to ended."""
@@ -172,15 +180,17 @@ class Targets:
     def _valid(self, connections: list[OpenConnection], records: Mapping[PeerName, PeerRecord]) -> set[str]:
         open_addresses = {connection.address for connection in connections}
         accepted_hosts = {_host(connection.address) for connection in connections if not connection.outbound}
+        neighbours = {connection.peer for connection in connections}
         valid = set()
         for peer in self.direct.values():
             for address in peer.addresses:
                 if address in open_addresses or (not peer.with_port and _host(address) in accepted_hosts):
                     continue
-                valid.add(address)
+                target = self.targets.get(address)
+                if target is None or target.peer not in neighbours:
+                    valid.add(address)
         if not self.discovery:
             return valid
-        neighbours = {connection.peer for connection in connections}
         for name, record in records.items():
             if name == self.ourselves:
                 continue

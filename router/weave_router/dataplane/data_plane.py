@@ -14,6 +14,7 @@ import trio
 from weave_router.dataplane.forwarder import Forwarder
 from weave_router.dataplane.mac_table import SWEEP_INTERVAL
 from weave_router.errors import ProtocolError
+from weave_router.log_limit import LOG_INTERVAL, LogLimit
 from weave_router.sleeve.cipher import Replayed
 from weave_router.sleeve.codec import NAME_BYTES, encode_frame, frame_prefix
 from weave_router.sleeve.link import Established, Failed, SendControl, SendSpecial
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORK_SECONDS = 0.002
-_LOG_INTERVAL = 60.0
 
 
 class DataPlane:
@@ -42,7 +42,7 @@ class DataPlane:
         self.forwarder = Forwarder(routes)
         self._by_wire_name: dict[bytes, Neighbour] = {}
         self._timers_changed = trio.Event()
-        self._logged: dict[str, float] = {}
+        self._log_limit = LogLimit()
 
     # --- for the control plane --------------------------------------------------------------------------------------
 
@@ -85,11 +85,20 @@ class DataPlane:
             nursery.start_soon(self._sweep)
             while True:
                 await self.io.wait()
-                end = trio.current_time() + WORK_SECONDS
-                while self._work():
-                    if trio.current_time() >= end:
-                        break
+                self._work_a_while()
                 await trio.lowlevel.checkpoint()
+
+    def _work_a_while(self) -> None:
+        end = trio.current_time() + WORK_SECONDS
+        try:
+            while self._work() and trio.current_time() < end:
+                pass
+        except Exception:
+            # A defect of ours, not of a peer's: it may cost a burst, but not every container's connectivity.
+            self.forwarder.counters["internal_errors"] += 1
+            self.forwarder.injected.clear()
+            if self._log_limit.allows("internal error", trio.current_time()):
+                log.exception("Internal error in the data plane; a burst was lost (please report this)")
 
     def _work(self) -> bool:
         """One burst in each direction; False when there was nothing to do."""
@@ -132,12 +141,10 @@ class DataPlane:
             self._perform(neighbour, neighbour.link.special_frame(frame, source, now))
 
     def _log_bad(self, neighbour: Neighbour, source: Address, reason: str, now: float) -> None:
-        key = f"{neighbour.name}"
-        if now - self._logged.get(key, -_LOG_INTERVAL) >= _LOG_INTERVAL:
-            self._logged[key] = now
+        if self._log_limit.allows(f"{neighbour.name}", now):
             log.warning(
                 "Dropped a packet in the name of %s from %s:%d: %s (repetitions within %d s are only counted)",
-                format_peer_name(neighbour.name), *source, reason, int(_LOG_INTERVAL),
+                format_peer_name(neighbour.name), *source, reason, int(LOG_INTERVAL),
             )  # fmt: skip
 
     def _flush(self, now: float) -> None:

@@ -31,9 +31,9 @@ from weave_router.control.targets import DirectPeer, Targets, TargetState
 from weave_router.dataplane.data_plane import DataPlane
 from weave_router.dataplane.neighbour import Neighbour
 from weave_router.errors import TargetError
+from weave_router.log_limit import LogLimit
 from weave_router.shell.connection import Connection
 from weave_router.shell.handshake import OpeningLimit, open_session
-from weave_router.shell.log_limit import LogLimit
 from weave_router.shell.network import TrioNetwork
 from weave_router.shell.peer_argument import is_address, parse_peer_argument
 from weave_router.shell.router_status import router_status
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DIAL_SECONDS = 20.0
 _RESOLVE_INTERVAL = 30.0
 _GROUP_BIT = 1 << 40
 
@@ -172,43 +173,45 @@ class Router:
         scope = self._opening.enter(host)
         if scope is None:
             await trio.aclose_forcefully(stream)
-            self._complain(host, "too many connections from there that have not finished their handshake", address)
+            self._complain(host, f"Refused connection from {address}: {host} has too many unfinished handshakes")
             return
         try:
             async with stream:
                 with scope:
                     await self._connect(stream, address, outbound=False, direct=False, opening=scope)
         except (HandshakeError, ConnectionRefused) as error:
-            self._complain(host, str(error), address)
+            self._complain(host, f"Refused connection from {address}: {error}")
+        except Exception:
+            log.exception("Internal error in the connection from %s (please report this)", address)
         finally:
             self._opening.leave(scope)
 
     async def _dial(self, address: str, direct: bool) -> None:
-        final = False
+        error: Exception | str
         try:
-            with trio.fail_after(20):
+            with trio.fail_after(DIAL_SECONDS):
                 stream = await self._network.dial(address)
         except trio.TooSlowError:
             error = "no answer to the TCP connection attempt"
         except OSError as failure:
             error = f"cannot connect: {failure.strerror or failure}"
         else:
-            async with stream:
-                try:
+            try:
+                async with stream:
                     await self._connect(stream, address, outbound=True, direct=direct, opening=None)
-                except (HandshakeError, ConnectionRefused) as refusal:
-                    error = str(refusal)
-                    final = isinstance(refusal, ConnectionRefused) and refusal.final
-                else:
                     return
-        self._complain(f"-> {address}", error, address, trying=not final)
-        self.mesh.dial_failed(address, error, trio.current_time(), final=final)
+            except (HandshakeError, ConnectionRefused) as refusal:
+                error = refusal
+            except Exception:
+                log.exception("Internal error in the connection to %s (please report this)", address)
+                error = "internal error, see the log"
+        self._complain(f"-> {address}", f"No connection to {address}: {error}")
+        self.mesh.dial_failed(address, error, trio.current_time())
         self._pump()
 
-    def _complain(self, key: str, error: str, address: str, *, trying: bool = False) -> None:
-        if self._log_limit.allows(f"{key} {error}", trio.current_time()):
-            what = "No connection to" if trying else "Refused connection with"
-            log.warning("%s %s: %s", what, address, error)
+    def _complain(self, key: str, line: str) -> None:
+        if self._log_limit.allows(f"{key} {line.partition(': ')[2]}", trio.current_time()):
+            log.warning("%s", line)
 
     async def _connect(
         self,

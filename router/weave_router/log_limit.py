@@ -1,4 +1,7 @@
-"""Keeping the log readable while somebody misbehaves: each kind of complaint once a minute."""
+"""Keeping the log readable while somebody misbehaves: each kind of complaint once a minute.
+
+Time is handed in, so that protocol modules may use it.
+"""
 
 from __future__ import annotations
 
