@@ -122,8 +122,8 @@ def cut(packet: bytes, headroom: int) -> Segments:
     addresses = frame[l3 + 12 : l3 + 20] if ipv4 else frame[l3 + 8 : l3 + 40]
     pseudo = ones_complement_sum(addresses) + protocol + payload_bytes + (header_bytes - l4)
     head[:, field : field + 2] = 0
-    sums = _row_sums(head[:, l4:]) + _row_sums(body) + pseudo
-    sums = _fold(sums) ^ 0xFFFF
+    sums = row_sums(head[:, l4:]) + row_sums(body) + pseudo
+    sums = fold_sums(sums) ^ 0xFFFF
     if protocol == _UDP:
         sums[sums == 0] = 0xFFFF
     _put16(head, field, sums)
@@ -157,7 +157,7 @@ def _fill_ipv4(
     sums = lengths + identifications + ones_complement_sum(rest)
     _put16(head, l3 + 2, lengths)
     _put16(head, l3 + 4, identifications)
-    _put16(head, l3 + 10, _fold(sums) ^ 0xFFFF)
+    _put16(head, l3 + 10, fold_sums(sums) ^ 0xFFFF)
 
 
 def _fill_tcp(head: NDArray[np.uint8], l4: int, size: int, index: NDArray[np.uint32], frame: memoryview) -> None:
@@ -168,7 +168,7 @@ def _fill_tcp(head: NDArray[np.uint8], l4: int, size: int, index: NDArray[np.uin
     head[1:, l4 + 13] &= ~np.uint8(_CWR)  # only the first tells that the window was reduced (RFC 3168 6.1.2)
 
 
-def _row_sums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def row_sums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Sum of each row as big-endian 16-bit words; rows begin at an even offset of what is summed."""
     width = rows.shape[1]
     even = np.ascontiguousarray(rows[:, : width & ~1]).view(">u2")
@@ -178,7 +178,8 @@ def _row_sums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return sums
 
 
-def _fold(sums: NDArray[np.unsignedinteger]) -> NDArray[np.uint32]:
+def fold_sums(sums: NDArray[np.unsignedinteger]) -> NDArray[np.uint32]:
+    """Sums of 16-bit words, folded to 16 bits."""
     sums = (sums >> 16) + (sums & 0xFFFF)
     sums = (sums >> 16) + (sums & 0xFFFF)
     return ((sums >> 16) + (sums & 0xFFFF)).astype(np.uint32)
