@@ -1,0 +1,97 @@
+"""`LinuxHost`: the door `weave_router.doors.Host` to the Linux machine that the router runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_router.host import bridge as bridges
+from weave_router.host import problems, requests
+from weave_router.host import veth as veths
+from weave_router.host.namespace import NamespaceIdentity, current_namespace
+from weave_router.host.netlink_thread import NetlinkThread
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from weave_router.doors import BridgeInfo, VethInfo, VethRequest
+    from weave_router.host.netlink import Netlink
+
+_DYING_NAMESPACE_S = 2.0
+"""Time for a namespace that is ending: the kernel removes its interfaces some time after its name."""
+_DYING_NAMESPACE_POLL_S = 0.05
+
+
+class LinuxHost:
+    """Network devices of the namespace in which it is opened; use it as `async with LinuxHost() as host`.
+
+    Operations run one after the other. One that has begun is finished, or undone by its own failure, even
+    when its caller is cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._netlink = NetlinkThread()
+        self._own: NamespaceIdentity = (0, 0)
+
+    async def __aenter__(self) -> LinuxHost:
+        try:
+            await self._netlink.start()
+            self._own = await self._netlink.run(_namespace_of_thread)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def ensure_bridge(self, name: str, mac: str, mtu: int) -> BridgeInfo:
+        """Create or adopt the weave bridge, set MAC and MTU, bring it up; see `doors.Host`."""
+        return await self._netlink.run(bridges.ensure_bridge, name, mac, mtu)
+
+    async def join_bridge(self, device: str, bridge: str, *, mtu: int, isolated: bool) -> None:
+        """Make an existing device a port of the bridge and bring it up; see `doors.Host`."""
+        await self._netlink.run(bridges.join_bridge, device, bridge, mtu=mtu, isolated=isolated)
+
+    async def attach(self, request: VethRequest) -> VethInfo:
+        """Join a network namespace to the bridge; see `doors.Host`."""
+        deadline = trio.current_time() + _DYING_NAMESPACE_S
+        while True:
+            try:
+                return await self._netlink.run(veths.attach, request, self._own)
+            except problems.VethElsewhereError:
+                # A container that is started anew under its old name meets its predecessor's interface.
+                if trio.current_time() > deadline:
+                    raise
+            await trio.sleep(_DYING_NAMESPACE_POLL_S)
+
+    async def detach(
+        self, namespace: str | None, interface: str, host_interface: str, addresses: tuple[str, ...] = ()
+    ) -> tuple[str, ...]:
+        """Remove addresses and, with the last one, the interface; see `doors.Host`."""
+        return await self._netlink.run(veths.detach, namespace, interface, host_interface, addresses, self._own)
+
+    async def remove_device(self, name: str) -> bool:
+        """Delete a device of the host; False if there was none."""
+        return await self._netlink.run(_remove_device, name)
+
+    async def list_attached(self, bridge: str) -> tuple[str, ...]:
+        """Names of our container veths that exist on the host; see `doors.Host`."""
+        return await self._netlink.run(veths.list_attached, bridge)
+
+    async def aclose(self) -> None:
+        """Stop the netlink thread and close its sockets; the devices stay."""
+        await self._netlink.aclose()
+
+
+def _namespace_of_thread(_: Netlink) -> NamespaceIdentity:
+    return current_namespace()
+
+
+def _remove_device(netlink: Netlink, name: str) -> bool:
+    requests.check_name(name)
+    link = netlink.find(name)
+    return link is not None and netlink.remove(link.index)

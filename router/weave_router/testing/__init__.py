@@ -1,0 +1,1 @@
+"""Fakes of the doors, for this component's tests and its sisters'."""

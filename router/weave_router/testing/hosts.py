@@ -1,0 +1,266 @@
+"""`RecordingHost`: a host that exists in memory only.
+
+It refuses what `weave_router.host.linux.LinuxHost` refuses, in the same words, and passes the same tests
+(`tests/router/test_host_suite.py`). What the kernel would do with frames is not part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_router.doors import BridgeInfo, VethInfo
+from weave_router.host import problems, requests
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from weave_router.doors import VethRequest
+    from weave_router.errors import HostError
+    from weave_router.host.requests import Address
+
+OWN_NAMESPACE = "/proc/self/ns/net"
+"""Path of the namespace that the recorder takes for its own."""
+
+
+@dataclass(slots=True, eq=False)
+class ContainerInterface:
+    """The container's end of a veth."""
+
+    name: str
+    mac: str
+    mtu: int
+    addresses: list[Address] = field(default_factory=list)
+    multicast_route: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Namespace:
+    """A network namespace; several paths may lead to it."""
+
+    interfaces: dict[str, ContainerInterface] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Device:
+    """A network device of the host."""
+
+    name: str
+    index: int
+    kind: str
+    mac: str
+    mtu: int
+    up: bool = False
+    bridge: str | None = None
+    """The bridge that it is a port of."""
+    isolated: bool = False
+    hairpin: bool = False
+    namespace: Namespace | None = None
+    """Of a veth: where its other end is."""
+    peer: ContainerInterface | None = None
+    """Of a veth: its other end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a method of the door."""
+
+    method: str
+    arguments: tuple[object, ...]
+
+
+class RecordingHost:
+    """A `weave_router.doors.Host` in memory; tests read and change its public attributes at will."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        """Every call of the door's methods, refused ones too."""
+        self.devices: dict[str, Device] = {}
+        self.namespaces: dict[str, Namespace] = {OWN_NAMESPACE: Namespace()}
+        self.announced: list[tuple[str, str]] = []
+        """(namespace path, address) of each announcement."""
+        self.closed = False
+        self._own = self.namespaces[OWN_NAMESPACE]
+        self._last_index = 1
+        self._failures: dict[str, list[HostError]] = {}
+
+    async def __aenter__(self) -> RecordingHost:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # What happens to a host from outside
+
+    def add_namespace(self, path: str) -> Namespace:
+        """Start a container: from now on `path` leads to a new, empty namespace."""
+        self.namespaces[path] = Namespace()
+        return self.namespaces[path]
+
+    def remove_namespace(self, path: str) -> None:
+        """Stop a container: its namespace goes, and with it all interfaces in it."""
+        gone = self.namespaces.pop(path)
+        if gone not in self.namespaces.values():
+            for device in [device for device in self.devices.values() if device.namespace is gone]:
+                del self.devices[device.name]
+
+    def add_device(self, name: str, kind: str = "tun", mtu: int = 1500) -> Device:
+        """Create a device, as the data plane does with the TAP."""
+        self._last_index += 1
+        index = self._last_index
+        device = Device(
+            name=name, index=index, kind=kind, mac=f"02:00:00:00:{index >> 8:02x}:{index & 255:02x}", mtu=mtu
+        )
+        self.devices[name] = device
+        return device
+
+    def fail_next(self, method: str, error: HostError) -> None:
+        """Let the next call of a method fail before it does anything."""
+        self._failures.setdefault(method, []).append(error)
+
+    # The door
+
+    async def ensure_bridge(self, name: str, mac: str, mtu: int) -> BridgeInfo:
+        """Create or adopt the weave bridge; see `doors.Host`."""
+        await self._record("ensure_bridge", name, mac, mtu)
+        requests.check_name(name)
+        requests.check_mac(mac)
+        requests.check_mtu(mtu)
+        bridge = self.devices.get(name) or self.add_device(name, "bridge")
+        if bridge.kind != "bridge":
+            raise problems.not_a_bridge(name, bridge.kind)
+        bridge.mac, bridge.mtu, bridge.up = mac.lower(), mtu, True
+        return BridgeInfo(name=name, index=bridge.index, mac=bridge.mac, mtu=mtu)
+
+    async def join_bridge(self, device: str, bridge: str, *, mtu: int, isolated: bool) -> None:
+        """Make a device a port of the bridge; see `doors.Host`."""
+        await self._record("join_bridge", device, bridge, mtu, isolated)
+        requests.check_name(device)
+        requests.check_name(bridge)
+        requests.check_mtu(mtu)
+        self._require_bridge(bridge)
+        port = self.devices.get(device)
+        if port is None:
+            raise problems.no_device(device)
+        if port.bridge not in (None, bridge):
+            raise problems.port_of_other_bridge(device, bridge)
+        port.mtu, port.bridge, port.isolated, port.up = mtu, bridge, isolated, True
+
+    async def attach(self, request: VethRequest) -> VethInfo:
+        """Join a namespace to the bridge; see `doors.Host`."""
+        await self._record("attach", request)
+        requests.check_request(request)
+        namespace = self.namespaces.get(request.namespace)
+        if namespace is None:
+            raise problems.no_namespace(request.namespace)
+        if namespace is self._own:
+            raise problems.own_namespace(request.namespace)
+        self._require_bridge(request.bridge)
+        device, inside = self._veth(request, namespace)
+        device.mtu, device.bridge, device.hairpin, device.up = request.mtu, request.bridge, request.hairpin, True
+        inside.mtu = request.mtu
+        inside.multicast_route = inside.multicast_route or request.multicast_route
+        for address in request.addresses:
+            if address not in inside.addresses:
+                inside.addresses.append(address)
+            self.announced.append((request.namespace, str(address)))
+        return VethInfo(
+            interface=inside.name,
+            host_interface=device.name,
+            mac=inside.mac,
+            mtu=inside.mtu,
+            addresses=tuple(str(address) for address in inside.addresses),
+        )
+
+    async def detach(
+        self, namespace: str | None, interface: str, host_interface: str, addresses: tuple[str, ...] = ()
+    ) -> tuple[str, ...]:
+        """Remove addresses and, with the last one, the interface; see `doors.Host`."""
+        await self._record("detach", namespace, interface, host_interface, addresses)
+        requests.check_name(interface)
+        requests.check_name(host_interface)
+        wanted = requests.address_filter(addresses)
+        opened = None if namespace is None else self.namespaces.get(namespace)
+        if opened is self._own:
+            raise problems.own_namespace(str(namespace))
+        device = self.devices.get(host_interface)
+        if device is None:
+            return ()
+        if opened is None or device.peer is None or device.namespace is not opened:
+            if opened is None or not addresses:
+                self._remove(device)
+            return ()
+        removed = [address for address in device.peer.addresses if wanted(address)]
+        device.peer.addresses = [address for address in device.peer.addresses if not wanted(address)]
+        if not device.peer.addresses:
+            self._remove(device)
+        return tuple(str(address) for address in removed)
+
+    async def remove_device(self, name: str) -> bool:
+        """Delete a device; False if there was none."""
+        await self._record("remove_device", name)
+        requests.check_name(name)
+        device = self.devices.get(name)
+        if device is None:
+            return False
+        self._remove(device)
+        return True
+
+    async def list_attached(self, bridge: str) -> tuple[str, ...]:
+        """Names of our container veths; see `doors.Host`."""
+        await self._record("list_attached", bridge)
+        requests.check_name(bridge)
+        return tuple(
+            device.name
+            for device in self.devices.values()
+            if device.kind == "veth" and requests.is_host_interface(device.name) and device.bridge in (None, bridge)
+        )
+
+    async def aclose(self) -> None:
+        """Note that the host was closed; its devices stay."""
+        await trio.lowlevel.checkpoint()
+        self.closed = True
+
+    async def _record(self, method: str, *arguments: object) -> None:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(Call(method, arguments))
+        if self._failures.get(method):
+            raise self._failures[method].pop(0)
+
+    def _require_bridge(self, name: str) -> Device:
+        bridge = self.devices.get(name)
+        if bridge is None:
+            raise problems.no_bridge(name)
+        if bridge.kind != "bridge":
+            raise problems.not_a_bridge(name, bridge.kind)
+        return bridge
+
+    def _veth(self, request: VethRequest, namespace: Namespace) -> tuple[Device, ContainerInterface]:
+        device = self.devices.get(request.host_interface)
+        if device is None:
+            if request.interface in namespace.interfaces:
+                raise problems.interface_taken(request.interface, request.namespace)
+            device = self.add_device(request.host_interface, "veth", request.mtu)
+            mac = request.mac.lower() if request.mac else device.mac.replace("02:00", "02:01", 1)
+            inside = ContainerInterface(name=request.interface, mac=mac, mtu=request.mtu)
+            namespace.interfaces[inside.name] = inside
+            device.namespace, device.peer = namespace, inside
+            return device, inside
+        if device.peer is None or device.namespace is not namespace:
+            raise problems.veth_elsewhere(request.host_interface, request.namespace)
+        if namespace.interfaces.get(request.interface) is not device.peer:
+            raise problems.interface_renamed(request.interface, request.namespace)
+        return device, device.peer
+
+    def _remove(self, device: Device) -> None:
+        del self.devices[device.name]
+        for port in self.devices.values():
+            if port.bridge == device.name:
+                port.bridge = None
+        if device.namespace is not None and device.peer is not None:
+            device.namespace.interfaces.pop(device.peer.name, None)
