@@ -88,7 +88,12 @@ class Host(Namespace):
         """Run the real `weave`; returns what it prints. `launch` gets this host's label as the nickname."""
         if command == "launch" and not any(argument.startswith("--nickname") for argument in arguments):
             arguments = ("--nickname", self.label, *arguments)
-        return self.run(str(WEAVE), command, *arguments, timeout_s=timeout_s)
+        return self.run(*self.weave_command(command, *arguments), timeout_s=timeout_s)
+
+    @staticmethod
+    def weave_command(command: str, *arguments: str) -> tuple[str, ...]:
+        """The words of a `weave` command."""
+        return (str(WEAVE), command, *arguments)
 
     def container(self, label: str, *addresses: str) -> Container:
         """Start a container and attach it with these addresses (`10.2.1.5/24`)."""

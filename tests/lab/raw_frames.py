@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import struct
 import threading
@@ -12,39 +10,25 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from lab.inside import call_inside
+
 if TYPE_CHECKING:
     from lab.namespace import Namespace
 
 ETHERTYPE = 0x88B6
 """IEEE 802 "local experimental 2": no protocol stack answers it."""
 BROADCAST = b"\xff" * 6
-_CLONE_NEWNET = 0x40000000
 
 
 def packet_socket(namespace: Namespace, interface: str) -> socket.socket:
     """A raw socket on an interface of another namespace; usable from this process."""
-    result: list[socket.socket | OSError] = []
 
-    def open_inside() -> None:
-        descriptor = os.open(namespace.path, os.O_RDONLY)
-        try:
-            if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
-            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
-            raw.bind((interface, ETHERTYPE))
-            result.append(raw)
-        except OSError as error:
-            result.append(error)
-        finally:
-            os.close(descriptor)
+    def open_socket() -> socket.socket:
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
+        raw.bind((interface, ETHERTYPE))
+        return raw
 
-    # A thread that only does this and ends: it must not come back to other work in a foreign namespace.
-    thread = threading.Thread(target=open_inside)
-    thread.start()
-    thread.join()
-    if isinstance(result[0], OSError):
-        raise result[0]
-    return result[0]
+    return call_inside(namespace.path, open_socket)
 
 
 class Station:

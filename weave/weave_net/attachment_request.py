@@ -1,0 +1,135 @@
+"""What a client of the API asks about an attachment, checked before anything is done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from weave_net.errors import AttachmentError
+from weave_net.settings import MAX_MTU, MIN_MTU
+
+MAX_ADDRESSES = 64
+"""Addresses of one interface; a container has one or two."""
+MAX_TEXT = 255
+"""Longest id, owner or network name, in characters; a container id has 64."""
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachmentRequest:
+    """The body of `PUT /attachment/{id}/{ifname}`."""
+
+    netns: str
+    """Absolute path of the network namespace."""
+    addresses: tuple[str, ...] = ()
+    """`address/len`, in the usual spelling; none gives an interface without address."""
+    owner: str = "cli"
+    network: str = "weave"
+    mtu: int | None = None
+    """Bytes; None takes the network's."""
+    mac: str | None = None
+    multicast_route: bool = True
+
+    @classmethod
+    def from_json(cls, body: Any) -> AttachmentRequest:
+        """Check a decoded JSON body. Raises `AttachmentError` that names the field."""
+        if not isinstance(body, dict):
+            raise AttachmentError('the body is no JSON object such as {"netns": "/run/netns/web"}')
+        unknown = body.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise AttachmentError(f"unknown field {min(map(str, unknown))!r}")
+        netns = _text(body, "netns", None)
+        if not netns.startswith("/") or "\0" in netns:
+            raise AttachmentError(f"'netns' must be an absolute path, not {netns!r}")
+        return cls(
+            netns=netns,
+            addresses=_addresses(body.get("addresses", [])),
+            owner=_text(body, "owner", "cli"),
+            network=_text(body, "network", "weave"),
+            mtu=_mtu(body.get("mtu")),
+            mac=None if body.get("mac") is None else check_mac(_text(body, "mac", None)),
+            multicast_route=_flag(body, "multicast_route", default=True),
+        )
+
+
+def check_key(attachment_id: str, interface: str) -> None:
+    """Whether these may name an attachment. Raises `AttachmentError`."""
+    if len(attachment_id) > MAX_TEXT or not _ID.fullmatch(attachment_id):
+        raise AttachmentError(f"{attachment_id!r} is no attachment id (letters, digits and _ . : - are allowed)")
+    if not _INTERFACE.fullmatch(interface):
+        raise AttachmentError(f"{interface!r} is no interface name (15 letters, digits, _ . - at most)")
+
+
+def parse_interface_address(text: str) -> str:
+    """An address with its prefix length, `10.2.1.5/24` or `ip:10.2.1.5/24`, in the usual spelling.
+
+    Raises `AttachmentError`.
+    """
+    plain = text.removeprefix("ip:")
+    if plain.startswith("net:"):
+        raise AttachmentError(f"{text}: this release allocates no addresses; give one as ADDRESS/LEN")
+    if "/" not in plain:
+        raise AttachmentError(f"{text!r} is not of the form ADDRESS/LEN, for instance 10.2.1.5/24")
+    try:
+        address = ip_interface(plain)
+    except ValueError as error:
+        raise AttachmentError(f"{text!r} is no address of an interface: {error}") from error
+    if address.ip.is_multicast or address.ip.is_unspecified or address.ip.is_loopback:
+        raise AttachmentError(f"{text} cannot be the address of a container")
+    if getattr(address, "scope_id", None):
+        raise AttachmentError(f"{text}: a zone is not possible here")
+    return str(address)
+
+
+def parse_detached_address(text: str) -> str:
+    """An address to remove, with or without prefix length. Raises `AttachmentError`."""
+    plain = text.removeprefix("ip:")
+    try:
+        return str(ip_interface(plain) if "/" in plain else ip_address(plain))
+    except ValueError as error:
+        raise AttachmentError(f"{text!r} is no address: {error}") from error
+
+
+def check_mac(text: str) -> str:
+    """A MAC address that a device may have, in lower case. Raises `AttachmentError`."""
+    mac = text.lower()
+    if not _MAC.fullmatch(mac) or mac == "00:00:00:00:00:00":
+        raise AttachmentError(f"{text!r} is no MAC address of the form 02:42:ac:11:00:05")
+    if int(mac[:2], 16) & 1:
+        raise AttachmentError(f"{text} is a multicast MAC address, which no interface can have")
+    return mac
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise AttachmentError("'addresses' must be a list of texts such as 10.2.1.5/24")
+    if len(value) > MAX_ADDRESSES:
+        raise AttachmentError(f"more than {MAX_ADDRESSES} addresses for one interface")
+    return tuple(dict.fromkeys(parse_interface_address(entry) for entry in value))
+
+
+def _text(body: dict[str, Any], field: str, default: str | None) -> str:
+    value = body.get(field, default)
+    if not isinstance(value, str) or not value or len(value) > (4096 if field == "netns" else MAX_TEXT):
+        raise AttachmentError(f"{field!r} must be a text that is not empty")
+    return value
+
+
+def _flag(body: dict[str, Any], field: str, *, default: bool) -> bool:
+    value = body.get(field, default)
+    if not isinstance(value, bool):
+        raise AttachmentError(f"{field!r} must be true or false")
+    return value
+
+
+def _mtu(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not MIN_MTU <= value <= MAX_MTU:
+        raise AttachmentError(f"'mtu' must be a number of bytes from {MIN_MTU} to {MAX_MTU}")
+    return value

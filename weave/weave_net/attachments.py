@@ -1,0 +1,259 @@
+"""Attachments: which interface of which container is on the network, and with what addresses.
+
+One mechanism for the command line, CNI and Docker. An attachment is known by (id, interface name). The host makes the
+interface, the store remembers it, and `Attachments` keeps the two in step:
+
+- *put*: the host first, then the store, then the answer; if the store fails, what was added is taken away again.
+- *delete*: the store first, so that a crash half way cannot bring an interface back at the next start; if the host
+  fails, the record is put back.
+
+Changes of one attachment wait for each other; different ones do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
+from weave_router.doors import VethRequest
+from weave_router.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from weave_net.attachment_request import AttachmentRequest
+    from weave_router.doors import Host, Store, VethInfo
+
+KEY_PREFIX = "attachment/"
+"""The store's keys are `attachment/<id>/<interface>`."""
+
+OPERATION_LIMIT_S = 20.0
+"""A change is not interrupted when its caller goes away, but it does not hold up the daemon for longer than this."""
+
+Address = IPv4Interface | IPv6Interface
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """An interface that this daemon made, as it is stored."""
+
+    id: str
+    interface: str
+    netns: str
+    """Path of the network namespace."""
+    namespace_identity: str
+    """Tells whether the path still leads to the same namespace."""
+    addresses: tuple[str, ...]
+    """`address/len` in the order in which they came."""
+    mac: str
+    mtu: int
+    owner: str
+    """Who asked for it: `cli`, `cni`, …"""
+    network: str
+    multicast_route: bool
+
+    @property
+    def host_interface(self) -> str:
+        """Name of the host side of the veth."""
+        return host_interface_name(self.id, self.interface)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the HTTP API answers."""
+        values = asdict(self)
+        del values["namespace_identity"]
+        return {**values, "addresses": list(self.addresses), "host_interface": self.host_interface}
+
+
+def host_interface_name(attachment_id: str, interface: str) -> str:
+    """`vethwe` and 8 hex digits: always the same for an attachment, and short enough for the kernel (15 characters)."""
+    return "vethwe" + hashlib.sha256(f"{attachment_id}/{interface}".encode()).hexdigest()[:8]
+
+
+class Attachments:
+    """All attachments of one daemon."""
+
+    def __init__(
+        self,
+        host: Host,
+        store: Store,
+        *,
+        bridge: str,
+        mtu: int,
+        namespace_identity: Callable[[str], str | None],
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._bridge = bridge
+        self._mtu = mtu
+        self._identify = namespace_identity
+        self._known: dict[tuple[str, str], Attachment] = {}
+        self._locks: dict[tuple[str, str], tuple[trio.Lock, int]] = {}
+
+    async def adopt(self) -> None:
+        """Take up what an earlier daemon stored; call it once, when the bridge is there.
+
+        An attachment whose namespace is gone is dropped; one whose interface is gone is made again. Raises
+        `StoreError`, also for an entry that cannot be read.
+        """
+        existing = set(await self._host.list_attached(self._bridge))
+        for key, value in (await self._store.read(KEY_PREFIX)).items():
+            try:
+                attachment = Attachment(**{**value, "addresses": tuple(value["addresses"])})
+            except (TypeError, KeyError) as error:
+                raise StoreError(f"the state file holds an attachment that cannot be read ({key}: {error})") from error
+            if self._identify(attachment.netns) != attachment.namespace_identity:
+                _log.info("%s of %s: its namespace is gone", attachment.interface, attachment.id)
+                await self._store.write({key: None})
+                continue
+            self._known[attachment.id, attachment.interface] = attachment
+            if attachment.host_interface not in existing:
+                try:
+                    await self._host.attach(self._veth_request(attachment, attachment.addresses))
+                except HostError as error:
+                    _log.warning("%s of %s cannot be made again: %s", attachment.interface, attachment.id, error)
+
+    def list(self) -> tuple[Attachment, ...]:
+        """All attachments, sorted by id and interface."""
+        return tuple(self._known[key] for key in sorted(self._known))
+
+    def get(self, attachment_id: str, interface: str) -> Attachment | None:
+        """One attachment, None if there is none."""
+        return self._known.get((attachment_id, interface))
+
+    async def put(self, attachment_id: str, interface: str, request: AttachmentRequest) -> Attachment:
+        """Make the interface, or add what it lacks; durable on return, repeating it changes nothing.
+
+        Raises `AttachmentError` where there is no namespace at the path, `AttachmentConflict` where the attachment
+        lives in another one, `HostError` and `StoreError`.
+        """
+        async with self._change(attachment_id, interface):
+            identity = self._identify(request.netns)
+            if identity is None:
+                raise AttachmentError(f"there is no network namespace at {request.netns}")
+            known = self._current(attachment_id, interface, identity)
+            if known is not None and request.mac not in (None, known.mac):
+                raise AttachmentConflict(
+                    f"{interface} of {attachment_id} has the MAC address {known.mac}; detach it first to change that"
+                )
+            before = () if known is None else known.addresses
+            wanted = Attachment(
+                id=attachment_id,
+                interface=interface,
+                netns=request.netns,
+                namespace_identity=identity,
+                addresses=(*before, *(text for text in request.addresses if text not in before)),
+                mac=request.mac or ("" if known is None else known.mac),
+                mtu=request.mtu or (self._mtu if known is None else known.mtu),
+                owner=request.owner if known is None else known.owner,
+                network=request.network if known is None else known.network,
+                multicast_route=request.multicast_route,
+            )
+            info = await self._host.attach(self._veth_request(wanted, wanted.addresses))
+            made = replace(wanted, mac=info.mac, mtu=info.mtu)
+            if made != known:
+                await self._remember(made, info, known)
+            return made
+
+    async def delete(self, attachment_id: str, interface: str, addresses: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Remove the addresses, or all when none is named; with the last one goes the interface.
+
+        Returns what was removed, as `address/len`. What is gone already is no error. Raises `HostError`, `StoreError`.
+        """
+        async with self._change(attachment_id, interface):
+            host_interface = host_interface_name(attachment_id, interface)
+            known = self._known.get((attachment_id, interface))
+            if known is None:
+                # Possibly left behind by a crash; without a record there is nothing in it that must be kept.
+                return await self._host.detach(None, interface, host_interface) if not addresses else ()
+            unwanted = _matching(known.addresses, addresses) if addresses else known.addresses
+            left = tuple(text for text in known.addresses if text not in unwanted)
+            if addresses and not unwanted:
+                return ()
+            await self._store_change(known, replace(known, addresses=left) if left else None)
+            try:
+                # The namespace may have gone and its path may lead to another one by now.
+                netns = known.netns if self._identify(known.netns) == known.namespace_identity else None
+                await self._host.detach(netns, interface, host_interface, unwanted if left else ())
+            except HostError:
+                await self._store_change(known, known)
+                raise
+            return unwanted
+
+    def _current(self, attachment_id: str, interface: str, identity: str) -> Attachment | None:
+        known = self._known.get((attachment_id, interface))
+        if known is None or known.namespace_identity == identity:
+            return known
+        if self._identify(known.netns) == known.namespace_identity:
+            raise AttachmentConflict(
+                f"{attachment_id} has its interface {interface} in another network namespace, {known.netns}; "
+                "detach that one first or use another id"
+            )
+        return None  # a container that was started anew: its old interface went with its old namespace
+
+    async def _remember(self, made: Attachment, info: VethInfo, known: Attachment | None) -> None:
+        try:
+            await self._store_change(made, made)
+        except StoreError:
+            added = () if known is None else tuple(a for a in made.addresses if a not in known.addresses)
+            if known is None or added:
+                try:
+                    await self._host.detach(made.netns, made.interface, info.host_interface, added)
+                except HostError as error:
+                    _log.warning("%s of %s could not be taken back: %s", made.interface, made.id, error)
+            raise
+
+    async def _store_change(self, key: Attachment, value: Attachment | None) -> None:
+        record = None if value is None else {**asdict(value), "addresses": list(value.addresses)}
+        await self._store.write({f"{KEY_PREFIX}{key.id}/{key.interface}": record})
+        if value is None:
+            self._known.pop((key.id, key.interface), None)
+        else:
+            self._known[key.id, key.interface] = value
+
+    def _veth_request(self, attachment: Attachment, addresses: tuple[str, ...]) -> VethRequest:
+        return VethRequest(
+            namespace=attachment.netns,
+            interface=attachment.interface,
+            host_interface=attachment.host_interface,
+            bridge=self._bridge,
+            mtu=attachment.mtu,
+            addresses=tuple(ip_interface(text) for text in addresses),
+            mac=attachment.mac or None,
+            multicast_route=attachment.multicast_route,
+        )
+
+    @asynccontextmanager
+    async def _change(self, attachment_id: str, interface: str) -> AsyncIterator[None]:
+        """Hold the attachment's lock; the block is then run to its end, within `OPERATION_LIMIT_S`."""
+        key = (attachment_id, interface)
+        lock, users = self._locks.get(key, (trio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                with trio.move_on_after(OPERATION_LIMIT_S, shield=True) as limit:
+                    yield
+                if limit.cancelled_caught:
+                    raise DaemonError(
+                        f"{interface} of {attachment_id} was not changed within {OPERATION_LIMIT_S:.0f} s; try again"
+                    )
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = (lock, users - 1)
+
+
+def _matching(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses of `present` that `wanted` names, with or without prefix length."""
+    interfaces = {text: ip_interface(text) for text in present}
+    with_length = {ip_interface(text) for text in wanted if "/" in text}
+    plain = {ip_interface(text).ip for text in wanted if "/" not in text}
+    return tuple(text for text, address in interfaces.items() if address in with_length or address.ip in plain)

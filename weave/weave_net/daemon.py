@@ -1,0 +1,184 @@
+"""The daemon: store, identity, host, router, attachments and HTTP API, wired together under trio.
+
+Two nurseries, one inside the other, give the order of stopping: the front (signals, API) ends first, so that nobody
+asks a router that is going down; then the router; then host and store are closed. An error in any part ends all.
+
+    store ── host ── router nursery ── front nursery ── ready … stop
+
+The process around it is `daemon_process`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_net.api import Api
+from weave_net.api_access import Access
+from weave_net.attachments import Attachments
+from weave_net.devices import DeviceNames, remember_devices
+from weave_net.errors import DaemonError
+from weave_net.http_server import GRACE_S, bind_tcp_socket, bind_unix_socket, serve_http
+from weave_net.identity import establish_name
+from weave_net.logging_setup import reopen_log_file
+from weave_net.sqlite_store import open_store
+from weave_net.targets import StoredTargets
+from weave_net.version import program_version
+from weave_net.wiring import Router, Wiring, production_wiring
+from weave_router.wire.peer_name import format_peer_name
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from weave_net.settings import DaemonSettings, HttpAddress
+    from weave_router.doors import Host, Store
+
+SWITCH_INTERVAL_S = 0.0001
+"""Longest time for which a thread keeps the interpreter: Python's 5 ms would hold up packets while a thread works."""
+
+_log = logging.getLogger(__name__)
+
+
+async def run_daemon(
+    settings: DaemonSettings,
+    *,
+    ready: Callable[[], None],
+    stopping: Callable[[], None] = lambda: None,
+    wiring: Wiring | None = None,
+) -> None:
+    """Run until SIGTERM, SIGINT or `POST /stop`. The caller holds the lock of the run directory.
+
+    `ready` is called once everything serves, `stopping` when an orderly stop begins. Raises `WeaveError` and
+    `RouterError` for what the operator can repair, in exception groups where nurseries made these.
+    """
+    wiring = wiring or production_wiring()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with contextlib.ExitStack() as sockets:
+        # Bound before anything is changed on the host: a busy address is the most frequent reason not to start.
+        listeners = _bind(settings, sockets)
+        async with open_store(settings.directories.database) as store:
+            facts = wiring.read_facts(settings.bridge)
+            name = await establish_name(store, settings.name, facts, settings.directories.state)
+            targets = StoredTargets(store)
+            peers = await targets.begin(settings.peers, resume=settings.resume)
+            await remember_devices(store, DeviceNames(settings.bridge, settings.tap))
+            async with wiring.open_host() as host:
+                router = wiring.make_router(
+                    settings.router_settings(name), host=host, targets=peers, on_targets_changed=targets.changed
+                )
+                attachments = _attachments(settings, host, store, wiring)
+                _log.info("weave %s starts as %s(%s)", program_version(), format_peer_name(name), settings.nickname)
+                await _Life(settings, router, attachments, listeners, ready, stopping).run()
+    _log.info("stopped")
+
+
+class _Life:
+    """From the start of the router to its end."""
+
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        router: Router,
+        attachments: Attachments,
+        listeners: list[tuple[socket.socket, Access]],
+        ready: Callable[[], None],
+        stopping: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._router = router
+        self._attachments = attachments
+        self._listeners = listeners
+        self._ready = ready
+        self._announce_stop = stopping
+        self._stop = trio.Event()
+        self._serving = 0
+        self._served = trio.Event()
+
+    async def run(self) -> None:
+        """Start everything, wait for the end, stop everything in order."""
+        async with trio.open_nursery() as router_nursery:
+            async with trio.open_nursery() as front:
+                # Signals first, so that a start that takes long can be broken off too.
+                await front.start(self._watch_signals)
+                front.start_soon(self._end, front.cancel_scope)
+                await router_nursery.start(self._run_router)
+                await self._attachments.adopt()
+                await self._open_api(front)
+                self._ready()
+            router_nursery.cancel_scope.cancel()
+
+    def _request_stop(self, reason: str = "asked to") -> None:
+        if not self._stop.is_set():
+            _log.info("stopping: %s", reason)
+            self._stop.set()
+            self._announce_stop()
+
+    async def _run_router(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self._router.run(task_status=task_status)
+        raise DaemonError("the router ended although nobody asked it to")
+
+    async def _open_api(self, front: trio.Nursery) -> None:
+        api = Api(
+            self._router,
+            self._attachments,
+            version=program_version(),
+            stop=self._request_stop,
+            stopping=self._stop.is_set,
+        )
+        for sock, access in self._listeners:
+            address = None if access is Access.LOCAL else self._settings.http_address
+            self._serving += 1
+            await front.start(self._serve, api, sock, access, address)
+
+    async def _serve(
+        self,
+        api: Api,
+        sock: socket.socket,
+        access: Access,
+        address: HttpAddress | None,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        await serve_http(api.application(access, address), sock, stop=self._stop.wait, task_status=task_status)
+        self._serving -= 1
+        if not self._serving:
+            self._served.set()
+
+    async def _end(self, front: trio.CancelScope) -> None:
+        """After a request to stop: let the API finish what it does, then end the front, also one that is starting."""
+        await self._stop.wait()
+        if self._serving:
+            with trio.move_on_after(GRACE_S * 2):
+                await self._served.wait()
+        front.cancel()
+
+    async def _watch_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP and self._settings.log_file is not None:
+                    reopen_log_file(self._settings.log_file)
+                else:  # without a log file of ours, SIGHUP tells that the terminal is gone
+                    self._request_stop(signal.Signals(number).name)
+
+
+def _bind(settings: DaemonSettings, sockets: contextlib.ExitStack) -> list[tuple[socket.socket, Access]]:
+    path = settings.directories.socket
+    listeners = [(sockets.enter_context(bind_unix_socket(path)), Access.LOCAL)]
+    sockets.callback(path.unlink, missing_ok=True)
+    if settings.http_address is not None:
+        tcp = sockets.enter_context(bind_tcp_socket(settings.http_address))
+        listeners.append((tcp, Access.CONTROL if settings.http_writable else Access.READ))
+    return listeners
+
+
+def _attachments(settings: DaemonSettings, host: Host, store: Store, wiring: Wiring) -> Attachments:
+    return Attachments(
+        host, store, bridge=settings.bridge, mtu=settings.mtu, namespace_identity=wiring.namespace_identity
+    )
