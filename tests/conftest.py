@@ -17,6 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+pytest_plugins = ["lab.fixtures"]
+
 # No deadlines: on a busy machine they measure the others' work. Slow generation has the same cause.
 _fast = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 _storage = Path(".hypothesis") if Path(".hypothesis").exists() else Path()

@@ -54,7 +54,7 @@ def test_every_pair_talks_over_a_relay(lab: Lab) -> None:
         for number in (1, 2, 3):
             wait_until(lambda c=container, n=number: c.reaches(f"10.2.1.{n}"), 5, "a ping")  # type: ignore[misc]
     assert transfer(containers[0], containers[2], "10.2.1.3")["bytes"] > 1_000_000
-    assert all(row["Attrs"].get("cipher") is None for row in connections(hosts[1]))
+    assert [row["Cipher"] for row in connections(hosts[1])] == ["", ""]
     # Larger than any packet: the sender's kernel fragments it, the overlay carries the fragments.
     assert "3 received" in containers[0].run("ping", "-c3", "-i0.2", "-s4000", "10.2.1.3")
     # As large as the MTU with "don't fragment", and nothing larger than that.
@@ -72,7 +72,7 @@ def test_ipv6_between_containers(lab: Lab) -> None:
 
 def test_password_seals_with_aead_between_our_own(lab: Lab, password_file: str) -> None:
     hosts, containers = line_of_three(lab, "--password-file", password_file)
-    assert {row["Attrs"]["cipher"] for row in connections(hosts[1])} <= {"aes-256-gcm", "chacha20-poly1305"}
+    assert {row["Cipher"] for row in connections(hosts[1])} <= {"aes-256-gcm", "chacha20-poly1305"}
     wait_until(lambda: containers[0].reaches("10.2.1.3"), 5, "a ping over the relay")
     assert transfer(containers[0], containers[2], "10.2.1.3")["bytes"] > 1_000_000
     for host in hosts:
