@@ -21,7 +21,7 @@ MAX_WAITING_BYTES = 8 * 1024 * 1024
 """Of unicasts and control messages that wait for one neighbour."""
 MAX_RELAYED_PAYLOADS = 64
 MAX_RELAYED_BYTES = 12 * 1024 * 1024
-"""Of one unknown channel toward one neighbour; a little more than the largest single message."""
+"""Of all unknown channels toward one neighbour; a little more than the largest single message."""
 MAX_UNKNOWN_CHANNELS = 64
 
 
@@ -112,6 +112,8 @@ class Outbox:
         self._gossip: dict[str, GossipData] = {}
         self._broadcasts: dict[tuple[str, PeerName], GossipData] = {}
         self._ready: deque[bytes] = deque()
+        self._relayed: deque[bytes] = deque()
+        self._relayed_bytes = 0
         self.dropped = 0
         """Messages given up because too much was waiting."""
 
@@ -127,14 +129,31 @@ class Outbox:
 
     def gossip(self, channel: str, data: GossipData) -> None:
         """Tell the neighbour, as from ourselves."""
+        if isinstance(data, RelayedPayloads):
+            self._relay(Tag.GOSSIP, channel, self._ourselves, data)
+            return
         waiting = self._gossip.get(channel)
         self._gossip[channel] = data if waiting is None else waiting.merge(data)
         self._wake()
 
     def broadcast(self, channel: str, source: PeerName, data: GossipData) -> None:
         """Pass on a broadcast of `source`."""
+        if isinstance(data, RelayedPayloads):
+            self._relay(Tag.BROADCAST, channel, source, data)
+            return
         waiting = self._broadcasts.get((channel, source))
         self._broadcasts[channel, source] = data if waiting is None else waiting.merge(data)
+        self._wake()
+
+    def _relay(self, tag: Tag, channel: str, source: PeerName, data: RelayedPayloads) -> None:
+        """Queue what cannot be merged; the oldest is dropped when too much waits."""
+        for payload in data.encode():
+            message = Envelope(tag, channel, source, payload).encode()
+            self._relayed.append(message)
+            self._relayed_bytes += len(message)
+        while len(self._relayed) > MAX_RELAYED_PAYLOADS or self._relayed_bytes > MAX_RELAYED_BYTES:
+            self._relayed_bytes -= len(self._relayed.popleft())
+            self.dropped += 1
         self._wake()
 
     def pop(self) -> bytes | None:
@@ -152,6 +171,10 @@ class Outbox:
                 channel, source = next(iter(self._broadcasts))
                 payloads = self._broadcasts.pop((channel, source)).encode()
                 tag = Tag.BROADCAST
+            elif self._relayed:
+                message = self._relayed.popleft()
+                self._relayed_bytes -= len(message)
+                return message
             else:
                 return None
             self._ready.extend(Envelope(tag, channel, source, payload).encode() for payload in payloads)

@@ -41,6 +41,8 @@ UPDATE_DELAY = 1.0
 ROUTES_DELAY = 0.1
 GARBAGE_DELAY = 1.0
 HEARTBEAT = bytes((Tag.HEARTBEAT,))
+ALIVE_SECONDS = 15.0
+"""A peer sends UDP heartbeats every 10 s: one that has been silent for longer may be gone."""
 _MAX_DEFERRED = 256
 
 
@@ -70,6 +72,8 @@ class MeshConnection:
     overlays: tuple[str, ...]
     """Overlays in common; control messages carry an index into this."""
     outbox: Outbox
+    last_heard: float
+    """When the peer last gave a sign of life, over TCP or UDP (seconds)."""
     established: bool = False
 
     @property
@@ -228,6 +232,7 @@ class Mesh:
             uid=uid,
             overlays=overlays,
             outbox=Outbox(own.name, wake),
+            last_heard=now,
         )
         self.topology.learn_neighbour(PeerRecord(name, features.nickname, features.uid, 0, features.short_id))
         self.connections[name] = connection
@@ -248,7 +253,12 @@ class Mesh:
         if present is None:
             return
         if features.uid != present.features.uid:
-            # The peer was restarted: the old connection is dead, whatever its UID, even if nobody has told us yet.
+            # Restarted, with the old connection dead though nobody has told us yet; or two peers of one name.
+            if now - present.last_heard < ALIVE_SECONDS:
+                raise ConnectionRefused(
+                    f"another peer named {format_peer_name(features.name)} is connected: has it been restarted, "
+                    "or do two hosts have the same --name?"
+                )
             self._drop(present, "the peer was restarted", now)
         elif uid < present.uid:
             self._drop(present, "replaced by a duplicate connection", now)
@@ -310,6 +320,7 @@ class Mesh:
         Raises `ProtocolError` where the message's frame is broken: the connection is to be closed. A bad payload is
         only dropped, since the neighbour may merely have relayed it.
         """
+        connection.last_heard = now
         if not message:
             return
         tag = message[0]

@@ -30,6 +30,12 @@ LASTING = 60.0
 RECONNECT_DELAY = 0.2
 """... but not sooner: a 2.8 peer would not send its complete state (mesh.md section 5)."""
 
+NO_ROOM_DELAY = 1.0
+"""A target that is due waits so long when the limit of connections or of attempts is reached."""
+MAX_TARGETS = 4096
+MAX_ATTEMPTS = 64
+"""At one time. Gossip can name any number of addresses; it must not make us knock at all of them at once."""
+
 
 class TargetState(enum.Enum):
     """Where an address stands."""
@@ -121,19 +127,25 @@ class Targets:
         for address in valid:
             target = self.targets.get(address)
             if target is None:
-                self.targets[address] = Target(address, now)
+                if len(self.targets) < MAX_TARGETS:
+                    self.targets[address] = Target(address, now)
             elif target.state is TargetState.SUSPENDED:
                 target.state = TargetState.WAITING
         for address, target in list(self.targets.items()):
             if address in valid or target.state in (TargetState.ATTEMPTING, TargetState.CONNECTED):
                 continue
-            if not self.is_direct(address):
+            if not self.is_direct(address) and target.state is not TargetState.REFUSED:
                 del self.targets[address]
             elif target.state is TargetState.WAITING:
                 target.state = TargetState.SUSPENDED
-        due = [t for t in self.targets.values() if t.state is TargetState.WAITING and t.try_at <= now]
+        attempting = sum(target.state is TargetState.ATTEMPTING for target in self.targets.values())
         if room is not None:
-            due = due[: max(room, 0)]
+            room -= attempting
+        most = MAX_ATTEMPTS - attempting if room is None else min(room, MAX_ATTEMPTS - attempting)
+        due = [t for t in self.targets.values() if t.state is TargetState.WAITING and t.try_at <= now]
+        for target in due[max(most, 0) :]:
+            target.try_at = now + NO_ROOM_DELAY
+        due = due[: max(most, 0)]
         for target in due:
             target.state = TargetState.ATTEMPTING
             target.attempts += 1

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from weave_router.control.random_source import RandomSource
     from weave_router.wire.peer_name import PeerName
 
+MAX_VERSION_STEP = 1 << 40
+"""Versions count changes. A record that claims a trillion more at once is a forgery, which would leave its victim no
+room to jump over it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Merge:
@@ -154,6 +158,8 @@ class Topology:
 
 
 def _newer(received: PeerRecord, known: PeerRecord) -> bool:
+    if known.uid and received.version > known.version + MAX_VERSION_STEP:
+        return False
     if received.version != known.version:
         return received.version > known.version
     if received.uid != known.uid:

@@ -138,6 +138,7 @@ class DataPlane:
             self._log_bad(neighbour, source, str(error), now)
             return
         for frame in special:
+            neighbour.events.heard()
             self._perform(neighbour, neighbour.link.special_frame(frame, source, now))
 
     def _log_bad(self, neighbour: Neighbour, source: Address, reason: str, now: float) -> None:

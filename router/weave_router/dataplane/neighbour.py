@@ -24,6 +24,9 @@ class LinkEvents(Protocol):
     def send_control(self, number: int, body: bytes) -> None:
         """Send a sleeve control message over TCP."""
 
+    def heard(self) -> None:
+        """The neighbour gave a sign of life."""
+
     def established(self) -> None:
         """The neighbour receives our packets."""
 

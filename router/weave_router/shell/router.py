@@ -389,6 +389,9 @@ class _LinkEvents:
     def send_control(self, number: int, body: bytes) -> None:
         self.connection.send_overlay(SLEEVE, number, body)
 
+    def heard(self) -> None:
+        self.connection.last_heard = trio.current_time()
+
     def established(self) -> None:
         self.router.link_established(self.connection)
 

@@ -8,6 +8,9 @@ from weave_router.sleeve.codec import IP_UDP_BYTES, MAX_DATAGRAM
 
 START_MTU = 65535
 LOWEST_GOOD = 552
+"""What every path is taken to carry, until the kernel says otherwise."""
+LOWEST_MTU = 68 - 28 - 20
+"""What remains of the smallest IPv4 path (RFC 791) at the least; keeps absurd values out."""
 MAX_TESTS = 8
 FIRST_WAIT = 0.01
 
@@ -38,10 +41,10 @@ class PathMtu:
 
     def refused(self, path_mtu: int, now: float) -> int | None:
         """The kernel refused a packet: the underlay carries `path_mtu` bytes."""
-        mtu = max(path_mtu - self.overhead, LOWEST_GOOD)
+        mtu = max(path_mtu - self.overhead, LOWEST_MTU)
         if self._candidate and mtu >= self._candidate:
             return None
-        self._good, self._bad = LOWEST_GOOD, mtu + 1
+        self._good, self._bad = min(LOWEST_GOOD, mtu), mtu + 1
         self.mtu, self.limit = mtu, mtu + self.overhead - IP_UDP_BYTES
         return self._start(mtu, now)
 

@@ -52,8 +52,8 @@ def decode_envelope(message: bytes) -> Envelope:
     tag = Tag(message[0])
     decoder = gob.Decoder(message[1:])
     channel = decoder.value(gob.STRING)
-    if len(channel) > MAX_CHANNEL_BYTES:
-        raise gob.GobError(f"channel name of {len(channel)} characters")
+    if gob.byte_length(channel) > MAX_CHANNEL_BYTES:
+        raise gob.GobError(f"channel name of {gob.byte_length(channel)} bytes")
     source = PeerName(decoder.value(_NAME))
     destination = PeerName(decoder.value(_NAME)) if tag is Tag.UNICAST else None
     payload = decoder.value(gob.BYTES)

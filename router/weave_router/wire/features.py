@@ -78,8 +78,8 @@ class Features:
         except InvalidPeerName as error:
             raise FeaturesError(str(error)) from error
         nickname = features["NickName"]
-        if len(nickname) > MAX_NICKNAME_BYTES:
-            raise FeaturesError(f"nickname of {len(nickname)} characters")
+        if gob.byte_length(nickname) > MAX_NICKNAME_BYTES:
+            raise FeaturesError(f"nickname of {gob.byte_length(nickname)} bytes")
         short_id = _decimal(features, "ShortID", MAX_SHORT_ID) if "ShortID" in features else None
         trusted = features.get("Trusted", "false")
         if trusted not in _TRUE and trusted not in _FALSE:

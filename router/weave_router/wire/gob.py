@@ -180,6 +180,11 @@ def read_uint(data: bytes, pos: int, end: int) -> tuple[int, int]:
     return int.from_bytes(data[pos + 1 : stop]), stop
 
 
+def byte_length(text: str) -> int:
+    """How many bytes a string has on the wire."""
+    return len(text.encode("utf-8", "surrogateescape"))
+
+
 def _read_int(data: bytes, pos: int, end: int) -> tuple[int, int]:
     value, pos = read_uint(data, pos, end)
     return (~(value >> 1) if value & 1 else value >> 1), pos
@@ -405,6 +410,7 @@ class Decoder:
         count, pos = read_uint(data, pos, end)
         if count * len(parts) > end - pos:
             raise GobError(f"{count} elements that no data follow")
+        self._spend(count * len(parts))
         for _ in range(count):
             for part in parts:
                 pos = self._skip(part, pos, end, depth + 1)

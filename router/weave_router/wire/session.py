@@ -114,7 +114,10 @@ class Session:
                 message = self._read_message(_MAX_FEATURES_MESSAGE)
                 if message is None:
                     return None
-                features = decode_features(message)
+                try:
+                    features = decode_features(message)
+                except ProtocolError as error:
+                    raise HandshakeError(f"bad features: {error}") from error
                 self._state = _State.OPEN
                 return FeaturesReceived(features)
             case _State.OPEN:

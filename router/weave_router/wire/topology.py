@@ -119,16 +119,16 @@ def decode_records(payload: bytes) -> Iterator[PeerRecord]:
         if count > MAX_PEERS:
             raise gob.GobError(f"more than {MAX_PEERS} peers")
         nickname = peer.get("NickName", "")
-        if len(nickname) > MAX_NICKNAME_BYTES:
-            raise gob.GobError(f"nickname of {len(nickname)} characters")
+        if gob.byte_length(nickname) > MAX_NICKNAME_BYTES:
+            raise gob.GobError(f"nickname of {gob.byte_length(nickname)} bytes")
         name = _name(peer)
         version = peer.get("Version", 0)
         links = {}
         for connection in connections:
             remote = _name(connection)
             address = connection.get("RemoteTCPAddr", "")
-            if len(address) > MAX_ADDRESS_BYTES:
-                raise gob.GobError(f"address of {len(address)} characters")
+            if gob.byte_length(address) > MAX_ADDRESS_BYTES:
+                raise gob.GobError(f"address of {gob.byte_length(address)} bytes")
             if remote not in (NO_PEER, name):
                 links[remote] = Link(
                     remote, address, connection.get("Outbound", False), connection.get("Established", False)
