@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from weave_router.wire.topology import MAX_PEERS, MAX_SHORT_ID, Link, PeerRecord
+from weave_router.wire.topology import MAX_PEERS, MAX_SHORT_ID, MAX_VERSION, Link, PeerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from weave_router.wire.peer_name import PeerName
 
 MAX_VERSION_STEP = 1 << 40
-"""Versions count changes. A record that claims a trillion more at once is a forgery, which would leave its victim no
-room to jump over it."""
+"""Versions count changes: nobody makes a trillion of them between two payloads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Topology:
         """Apply the records of a payload (8.2)."""
         created = set()
         for record in received:
-            if record.name not in self.records and len(self.records) < MAX_PEERS:
+            if record.name not in self.records and _believable(record, None) and len(self.records) < MAX_PEERS:
                 self._put(replace(record, links=()))
                 created.add(record.name)
         for record in received:
@@ -157,8 +156,15 @@ class Topology:
                 del self._claims[record.short_id]
 
 
+def _believable(received: PeerRecord, known: PeerRecord | None) -> bool:
+    """Whether the version may be true: a forged one must leave its victim room to jump over it."""
+    if known is None or known.uid == 0:
+        return received.version <= MAX_VERSION // 2
+    return received.version <= known.version + MAX_VERSION_STEP
+
+
 def _newer(received: PeerRecord, known: PeerRecord) -> bool:
-    if known.uid and received.version > known.version + MAX_VERSION_STEP:
+    if not _believable(received, known):
         return False
     if received.version != known.version:
         return received.version > known.version
