@@ -41,13 +41,12 @@ def counter(host: Host, name: str) -> int:
     return int(router_report(host)["Counters"].get(name, 0))
 
 
+def link_counts(host: Host) -> list[int]:
+    """How many established connections each peer has, in ascending order, as this host knows."""
+    peers = router_report(host)["Peers"]
+    return sorted(sum(link["Established"] for link in peer["Connections"]) for peer in peers)
+
+
 def whole(hosts: list[Host], links_each: int) -> bool:
-    """Whether every host knows all and has that many established connections, as its peers tell, too."""
-    for host in hosts:
-        peers = router_report(host)["Peers"]
-        if len(peers) != len(hosts):
-            return False
-        for peer in peers:
-            if sum(link["Established"] for link in peer["Connections"]) != links_each:
-                return False
-    return True
+    """Whether every host knows all, and that each has so many established connections."""
+    return all(link_counts(host) == [links_each] * len(hosts) for host in hosts)

@@ -17,7 +17,7 @@ from lab.reports import connections, counter, established
 from weave_router.wire.envelope import Envelope, Tag
 from weave_router.wire.features import Features
 from weave_router.wire.peer_name import PeerName
-from weave_router.wire.session import FeaturesReceived, Session
+from weave_router.wire.session import Event, FeaturesReceived, KeyAgreed, Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,8 +200,11 @@ def test_gob_with_absurd_lengths_from_a_member(lab: Lab) -> None:
         )
         with socket.create_connection(("192.0.2.1", 6783), timeout=5) as client:
             client.sendall(session.hello())
-            while not any(isinstance(event, FeaturesReceived) for event in session.receive(client.recv(65536))):
-                client.sendall(session.send_features(features.to_map()))
+            events: list[Event] = []
+            while not any(isinstance(event, FeaturesReceived) for event in events):
+                events = session.receive(client.recv(65536))
+                if KeyAgreed() in events:
+                    client.sendall(session.send_features(features.to_map()))
             absurd = [
                 Envelope(Tag.GOSSIP, "topology", PeerName(99), bytes.fromhex("fc7fffffff00")).encode(),
                 Envelope(Tag.GOSSIP, "topology", PeerName(99), os.urandom(300)).encode(),

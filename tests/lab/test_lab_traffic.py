@@ -9,7 +9,7 @@ import pytest
 
 from lab.network import Container, Host, Lab, wait_until
 from lab.raw_frames import BROADCAST, Station
-from lab.reports import connections, established, peer_count, router_report
+from lab.reports import connections, link_counts, peer_count, router_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def line_of_three(lab: Lab, *launch: str) -> tuple[list[Host], list[Container]]:
     a.weave("launch", "--name", "::1", *launch, "192.0.2.2")
     c.weave("launch", "--name", "::3", *launch, "192.0.2.5")
     wait_until(lambda: all(peer_count(host) == 3 for host in hosts), 15, "three peers everywhere")
-    wait_until(lambda: [established(host) for host in hosts] == [1, 2, 1], 15, "established connections")
+    wait_until(lambda: all(link_counts(host) == [1, 1, 2] for host in hosts), 15, "everybody to see both links")
     containers = [host.container("web", f"10.2.1.{number}/24") for number, host in enumerate(hosts, 1)]
     return hosts, containers
 
@@ -105,9 +105,9 @@ def test_broadcast_and_unicast_arrive_exactly_once(lab: Lab) -> None:
         wait_until(lambda: third.counts(first.mac) == once, 5, "broadcasts at C")
         wait_until(lambda: first.counts(third.mac) == once, 5, "unicasts at A")
         assert not second.counts(third.mac), "unicast to a known address was flooded"
-        # Its own bridge gives a container its broadcasts back (hairpin); the overlay does not once more.
+        # Its own bridge gives a container back what it floods (hairpin); the overlay does not once more.
         assert first.counts(first.mac) == once
-        assert not third.counts(third.mac)
+        assert max(third.counts(third.mac).values(), default=0) <= 1
 
 
 def test_multicast_reaches_every_container(lab: Lab) -> None:

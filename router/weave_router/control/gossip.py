@@ -23,6 +23,8 @@ MAX_RELAYED_PAYLOADS = 64
 MAX_RELAYED_BYTES = 12 * 1024 * 1024
 """Of all unknown channels toward one neighbour; a little more than the largest single message."""
 MAX_UNKNOWN_CHANNELS = 64
+MAX_SEEN = 4096
+"""Payloads of an unknown channel that are remembered, so as not to relay them twice."""
 
 
 class GossipData(Protocol):
@@ -78,7 +80,7 @@ class UnknownChannel:
 
     def __init__(self, remember: float = 30.0) -> None:
         self._remember = remember
-        self._seen: dict[int, float] = {}
+        self._seen: dict[int, float] = {}  # oldest first
 
     def complete_state(self) -> GossipData | None:
         """Nothing: this router has no state of this channel."""
@@ -86,11 +88,12 @@ class UnknownChannel:
 
     def on_gossip(self, source: PeerName, payload: bytes, now: float) -> Iterator[GossipData | None]:
         """Pass on what has not been seen in the last 30 s."""
+        seen = self._seen
+        while seen and (len(seen) >= MAX_SEEN or now - next(iter(seen.values())) > self._remember):
+            del seen[next(iter(seen))]
         mark = hash(payload)
-        for old in [old for old, seen in self._seen.items() if now - seen > self._remember]:
-            del self._seen[old]
-        if mark not in self._seen:
-            self._seen[mark] = now
+        if mark not in seen:
+            seen[mark] = now
             yield RelayedPayloads([payload])
 
     def on_broadcast(self, source: PeerName, payload: bytes, now: float) -> GossipData | None:

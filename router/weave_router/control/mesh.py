@@ -44,6 +44,7 @@ HEARTBEAT = bytes((Tag.HEARTBEAT,))
 ALIVE_SECONDS = 15.0
 """A peer sends UDP heartbeats every 10 s: one that has been silent for longer may be gone."""
 _MAX_DEFERRED = 256
+_FEW_RECORDS = 4
 
 
 class ConnectionRefused(RouterError):  # noqa: N818 - named after what happened
@@ -255,6 +256,7 @@ class Mesh:
         if features.uid != present.features.uid:
             # Restarted, with the old connection dead though nobody has told us yet; or two peers of one name.
             if now - present.last_heard < ALIVE_SECONDS:
+                present.outbox.put(HEARTBEAT)  # a restarted host answers with a reset, which ends the old connection
                 raise ConnectionRefused(
                     f"another peer named {format_peer_name(features.name)} is connected: has it been restarted, "
                     "or do two hosts have the same --name?"
@@ -345,7 +347,7 @@ class Mesh:
             return
         try:
             if envelope.tag is Tag.UNICAST:
-                self._receive_unicast(channel, envelope, message, now)
+                self._receive_unicast(connection, channel, envelope, message, now)
             elif envelope.tag is Tag.BROADCAST:
                 data = channel.on_broadcast(envelope.source, envelope.payload, now)
                 if data is not None:
@@ -359,11 +361,13 @@ class Mesh:
         except ProtocolError as error:
             self._reject(connection, envelope.channel, str(error), now)
 
-    def _receive_unicast(self, channel: Channel, envelope: Envelope, message: bytes, now: float) -> None:
+    def _receive_unicast(
+        self, connection: MeshConnection, channel: Channel, envelope: Envelope, message: bytes, now: float
+    ) -> None:
         if envelope.destination == self.ourselves:
             channel.on_unicast(envelope.source, envelope.payload, now)
         elif envelope.destination is not None and envelope.source != self.ourselves:
-            self._when_routed(partial(self._relay_unicast, envelope.destination, message))
+            self._when_routed(partial(self._relay_unicast, envelope.destination, message, connection.peer))
 
     def _channel(self, name: str) -> Channel | None:
         channel = self._channels.get(name) or self._unknown.get(name)
@@ -393,10 +397,17 @@ class Mesh:
     def unicast(self, channel: str, destination: PeerName, payload: bytes) -> None:
         """Send a message to one peer, which may be many hops away. May be lost."""
         message = Envelope(Tag.UNICAST, channel, self.ourselves, payload, destination).encode()
-        self._when_routed(partial(self._relay_unicast, destination, message))
+        self._when_routed(partial(self._relay_unicast, destination, message, None))
 
-    def _relay_unicast(self, destination: PeerName, message: bytes) -> None:
-        connection = self.connections.get(self.routes.unicast_all.get(destination, NO_PEER))
+    def _relay_unicast(self, destination: PeerName, message: bytes, came_from: PeerName | None) -> None:
+        hop = self.routes.unicast_all.get(destination, NO_PEER)
+        if came_from is not None:
+            # Where all views agree, a peer sends us only what it would route through us. Elsewhere this breaks loops.
+            theirs = self.routes.hop_of_all(came_from, destination)
+            if hop == came_from or theirs not in (self.ourselves, NO_PEER):
+                self.counters["unicast_views_differ"] += 1
+                return
+        connection = self.connections.get(hop)
         if connection is None:
             self.counters["unicast_unroutable"] += 1
         else:
@@ -407,8 +418,20 @@ class Mesh:
             connection.outbox.broadcast(channel, source, data)
 
     def _gossip(self, channel: str, leave_out: PeerName, data: GossipData) -> None:
-        for connection in self._present(self.routes.random_neighbours(leave_out, self._random)):
+        names = dict.fromkeys(self.routes.random_neighbours(leave_out, self._random))
+        if isinstance(data, TopologyGossip):
+            names.update(dict.fromkeys(self._eager(data)))
+            names.pop(leave_out, None)
+        for connection in self._present(names):
             connection.outbox.gossip(channel, data)
+
+    def _eager(self, data: TopologyGossip) -> Iterable[PeerName]:
+        """Neighbours that are told of changed records at once, whatever chance says: in a star, a random set of the
+        hub's neighbours leaves the others waiting for the next periodic gossip.
+        """
+        if len(data.names) > _FEW_RECORDS:
+            return self.connections
+        return [hop for name in data.names for hop in self.routes.broadcast_all(name)]
 
     def _present(self, names: Iterable[PeerName]) -> list[MeshConnection]:
         return [self.connections[name] for name in names if name in self.connections]

@@ -101,6 +101,14 @@ class Routes:
         """The neighbour from which frames broadcast by `source` must come; `NO_PEER` if none may."""
         return self._tree(source, established=True).parent.get(self.ourselves, NO_PEER)
 
+    def hop_of(self, peer: PeerName, destination: PeerName) -> PeerName:
+        """The next hop that `peer` has for frames to `destination`, if it sees what we see; `NO_PEER` if none."""
+        return self._tree(peer, established=True).hop.get(destination, NO_PEER)
+
+    def hop_of_all(self, peer: PeerName, destination: PeerName) -> PeerName:
+        """The same for gossip."""
+        return self._tree(peer, established=False).hop.get(destination, NO_PEER)
+
     def random_neighbours(self, leave_out: PeerName, random: RandomSource) -> list[PeerName]:
         """A random set of neighbours, weighted by how many peers lie behind each (11.4)."""
         weights: dict[PeerName, int] = {}

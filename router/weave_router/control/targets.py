@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ NO_ROOM_DELAY = 1.0
 """A target that is due waits so long when the limit of connections or of attempts is reached."""
 MAX_TARGETS = 4096
 MAX_ATTEMPTS = 64
-"""At one time. Gossip can name any number of addresses; it must not make us knock at all of them at once."""
+"""At one time, of addresses that gossip named: it can name any number, and must not make us knock at all at once."""
 
 
 class TargetState(enum.Enum):
@@ -127,7 +128,7 @@ class Targets:
         for address in valid:
             target = self.targets.get(address)
             if target is None:
-                if len(self.targets) < MAX_TARGETS:
+                if len(self.targets) < MAX_TARGETS or self.is_direct(address):
                     self.targets[address] = Target(address, now)
             elif target.state is TargetState.SUSPENDED:
                 target.state = TargetState.WAITING
@@ -138,18 +139,28 @@ class Targets:
                 del self.targets[address]
             elif target.state is TargetState.WAITING:
                 target.state = TargetState.SUSPENDED
-        attempting = sum(target.state is TargetState.ATTEMPTING for target in self.targets.values())
-        if room is not None:
-            room -= attempting
-        most = MAX_ATTEMPTS - attempting if room is None else min(room, MAX_ATTEMPTS - attempting)
-        due = [t for t in self.targets.values() if t.state is TargetState.WAITING and t.try_at <= now]
-        for target in due[max(most, 0) :]:
-            target.try_at = now + NO_ROOM_DELAY
-        due = due[: max(most, 0)]
+        due = self._chosen(room, now)
         for target in due:
             target.state = TargetState.ATTEMPTING
             target.attempts += 1
         return [target.address for target in due]
+
+    def _chosen(self, room: int | None, now: float) -> list[Target]:
+        """The targets that are due and for which there is room; the operator's peers come first."""
+        waiting = [target for target in self.targets.values() if target.state is TargetState.WAITING]
+        due = sorted((t for t in waiting if t.try_at <= now), key=lambda target: not self.is_direct(target.address))
+        attempting = [t.address for t in self.targets.values() if t.state is TargetState.ATTEMPTING]
+        free = None if room is None else max(room - len(attempting), 0)
+        knocking = sum(not self.is_direct(address) for address in attempting)
+        chosen: list[Target] = []
+        for target in due:
+            discovered = not self.is_direct(target.address)
+            if len(chosen) == free or (discovered and knocking >= MAX_ATTEMPTS):
+                target.try_at = now + NO_ROOM_DELAY
+                continue
+            knocking += discovered
+            chosen.append(target)
+        return chosen
 
     def next_try(self) -> float | None:
         """When the next waiting target is due."""
@@ -189,18 +200,19 @@ class Targets:
             target.state = TargetState.REFUSED
             target.error = error
 
-    def _valid(self, connections: list[OpenConnection], records: Mapping[PeerName, PeerRecord]) -> set[str]:
+    def _valid(self, connections: list[OpenConnection], records: Mapping[PeerName, PeerRecord]) -> dict[str, None]:
+        """The addresses that are worth a connection, in an order that does not depend on their hashes."""
         open_addresses = {connection.address for connection in connections}
         accepted_hosts = {_host(connection.address) for connection in connections if not connection.outbound}
         neighbours = {connection.peer for connection in connections}
-        valid = set()
+        valid: dict[str, None] = {}
         for peer in self.direct.values():
             for address in peer.addresses:
                 if address in open_addresses or (not peer.with_port and _host(address) in accepted_hosts):
                     continue
                 target = self.targets.get(address)
                 if target is None or target.peer not in neighbours:
-                    valid.add(address)
+                    valid[address] = None
         if not self.discovery:
             return valid
         for name, record in records.items():
@@ -211,7 +223,7 @@ class Targets:
                     continue
                 address = link.address if link.outbound else f"{_host(link.address)}:{self.own_port}"
                 if _plausible(address) and address not in open_addresses:
-                    valid.add(address)
+                    valid[address] = None
         return valid
 
 
@@ -220,14 +232,12 @@ def _host(address: str) -> str:
 
 
 def _plausible(address: str) -> bool:
-    """Whether gossip gave something that can be dialled: `ip:port` in digits, never a name to look up."""
+    """Whether gossip gave something that can be dialled: `ip:port` of a host, never a name to look up."""
     host, _, port = address.rpartition(":")
-    octets = host.split(".")
-    return (
-        port.isascii()
-        and port.isdigit()
-        and 0 < int(port) < 65536
-        and len(octets) == 4
-        and all(octet.isascii() and octet.isdigit() and int(octet) < 256 for octet in octets)
-        and host not in ("0.0.0.0", "127.0.0.1")  # noqa: S104 - compared, not bound
-    )
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        return False
+    try:
+        ip = IPv4Address(host)
+    except AddressValueError:
+        return False
+    return not (ip.is_loopback or ip.is_multicast or ip.is_unspecified or ip.is_reserved)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from weave_router.wire.topology import MAX_PEERS, MAX_SHORT_ID, MAX_VERSION, Link, PeerRecord
+from weave_router.wire.topology import MAX_PEERS, MAX_SHORT_ID, Link, PeerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from weave_router.control.random_source import RandomSource
     from weave_router.wire.peer_name import PeerName
-
-MAX_VERSION_STEP = 1 << 40
-"""Versions count changes: nobody makes a trillion of them between two payloads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class Merge:
     new: tuple[PeerName, ...] = ()
     """Peers whose record was taken from the payload: the delta that is relayed."""
     described: tuple[PeerName, ...] = ()
-    """All peers that the payload described, except ourselves where we know better."""
+    """All peers that the payload described."""
     announce: bool = False
     """Our own version jumped over an earlier life's: our record is to be sent."""
 
@@ -59,7 +56,7 @@ class Topology:
         """Apply the records of a payload (8.2)."""
         created = set()
         for record in received:
-            if record.name not in self.records and _believable(record, None) and len(self.records) < MAX_PEERS:
+            if record.name not in self.records and len(self.records) < MAX_PEERS:
                 self._put(replace(record, links=()))
                 created.add(record.name)
         for record in received:
@@ -156,16 +153,7 @@ class Topology:
                 del self._claims[record.short_id]
 
 
-def _believable(received: PeerRecord, known: PeerRecord | None) -> bool:
-    """Whether the version may be true: a forged one must leave its victim room to jump over it."""
-    if known is None or known.uid == 0:
-        return received.version <= MAX_VERSION // 2
-    return received.version <= known.version + MAX_VERSION_STEP
-
-
 def _newer(received: PeerRecord, known: PeerRecord) -> bool:
-    if not _believable(received, known):
-        return False
     if received.version != known.version:
         return received.version > known.version
     if received.uid != known.uid:

@@ -22,18 +22,19 @@ class TopologyGossip:
 
     def __init__(self, topology: Topology, names: Iterable[PeerName]) -> None:
         self._topology = topology
-        self._names = dict.fromkeys(names)
+        self.names = dict.fromkeys(names)
+        """Whose records are told."""
 
     def merge(self, other: GossipData) -> TopologyGossip:
         """The records of both."""
         if not isinstance(other, TopologyGossip):
             raise TypeError("gossip of another channel")
-        return TopologyGossip(self._topology, self._names | other._names)
+        return TopologyGossip(self._topology, self.names | other.names)
 
     def encode(self) -> Sequence[bytes]:
         """One payload, or none when all of these peers have been forgotten meanwhile."""
         records = self._topology.records
-        present = [records[name] for name in self._names if name in records]
+        present = [records[name] for name in self.names if name in records]
         return [encode_records(present)] if present else []
 
 

@@ -13,6 +13,7 @@ import trio
 
 from weave_router.dataplane.forwarder import Forwarder
 from weave_router.dataplane.mac_table import SWEEP_INTERVAL
+from weave_router.dataplane.neighbour import equal_runs
 from weave_router.errors import ProtocolError
 from weave_router.log_limit import LOG_INTERVAL, LogLimit
 from weave_router.sleeve.cipher import Replayed
@@ -24,14 +25,19 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from weave_router.control.routes import Routes
     from weave_router.dataplane.neighbour import Neighbour
-    from weave_router.dataplane.packet_io import PacketIO
+    from weave_router.dataplane.packet_io import Datagrams, PacketIO, PacketRun
     from weave_router.sleeve.link import Action, Address
 
 log = logging.getLogger(__name__)
 
 WORK_SECONDS = 0.002
+WORTHWHILE_ROWS = 3
+"""More packets than this in one piece are tried as one array."""
 
 
 class DataPlane:
@@ -39,7 +45,7 @@ class DataPlane:
 
     def __init__(self, io: PacketIO, routes: Routes) -> None:
         self.io = io
-        self.forwarder = Forwarder(routes)
+        self.forwarder = Forwarder(routes, joins_udp=io.joins_udp)
         self._by_wire_name: dict[bytes, Neighbour] = {}
         self._timers_changed = trio.Event()
         self._log_limit = LogLimit()
@@ -68,8 +74,8 @@ class DataPlane:
         self.forwarder.publish(routes)
 
     def forget(self, peers: frozenset[PeerName]) -> None:
-        """These peers are gone: so are the addresses learned at them."""
-        self.forwarder.macs.forget(peers)
+        """These peers are gone: so is what was learned of them."""
+        self.forwarder.forget(peers)
 
     def counters(self) -> Counter[str]:
         """All counts since the start, by name."""
@@ -104,9 +110,9 @@ class DataPlane:
         """One burst in each direction; False when there was nothing to do."""
         io, forwarder = self.io, self.forwarder
         now = trio.current_time()
-        datagrams = io.receive()
-        for packet, source in datagrams:
-            self._receive(packet, source, now)
+        bursts = io.receive()
+        for datagrams in bursts:
+            self._receive(datagrams, now)
         packets = io.capture()
         for packet in packets:
             forwarder.captured(packet, now)
@@ -118,26 +124,62 @@ class DataPlane:
             forwarder.injected.clear()
         if forwarder.pending:
             self._flush(now)
-        return bool(datagrams or packets)
+        return bool(bursts or packets)
 
-    def _receive(self, packet: bytes, source: Address, now: float) -> None:
+    def _receive(self, datagrams: Datagrams, now: float) -> None:
+        data, size = datagrams.data, datagrams.size
+        self.forwarder.counters["bytes_received"] += len(data)
+        if len(data) > WORTHWHILE_ROWS * size and self._receive_rows(datagrams, now):
+            return
+        for packet in datagrams.split():
+            self._receive_packet(packet, datagrams.source, now)
+
+    def _receive_rows(self, datagrams: Datagrams, now: float) -> bool:
+        """Try to open datagrams as rows of one array; False when that does not work."""
+        data, source = datagrams.data, datagrams.source
+        neighbour = self._by_wire_name.get(bytes(data[:NAME_BYTES]))
+        if neighbour is None:
+            return False
+        try:
+            rows, last = neighbour.cipher.open_rows(data, datagrams.size)
+        except ProtocolError:
+            return False
+        self.forwarder.counters["packets_received"] += len(rows)
+        if not self.forwarder.received_rows(neighbour, rows, last, now):
+            self._receive_unlike(neighbour, rows, last, source, now)
+        return True
+
+    def _receive_unlike(
+        self, neighbour: Neighbour, rows: NDArray[np.uint8], last: int, source: Address, now: float
+    ) -> None:
+        """Opened packets that are no burst of one kind, one by one."""
+        stride, data = rows.shape[1], rows.tobytes()
+        end = len(data) - stride + last
+        for start in range(0, end, stride):
+            try:
+                self._receive_frames(neighbour, data[start + NAME_BYTES : min(start + stride, end)], source, now)
+            except ProtocolError as error:
+                self.forwarder.counters["drop_bad_packet"] += 1
+                self._log_bad(neighbour, source, str(error), now)
+
+    def _receive_packet(self, packet: bytes, source: Address, now: float) -> None:
         counters = self.forwarder.counters
         counters["packets_received"] += 1
-        counters["bytes_received"] += len(packet)
         neighbour = self._by_wire_name.get(packet[:NAME_BYTES])
         if neighbour is None:
             counters["drop_unknown_sender"] += 1
             return
         try:
-            special = self.forwarder.received(neighbour, neighbour.cipher.open(packet), now)
+            self._receive_frames(neighbour, neighbour.cipher.open(packet), source, now)
         except Replayed:
             counters["drop_replayed"] += 1
-            return
         except ProtocolError as error:
             counters["drop_bad_packet"] += 1
             self._log_bad(neighbour, source, str(error), now)
-            return
-        for frame in special:
+
+    def _receive_frames(self, neighbour: Neighbour, frames: bytes, source: Address, now: float) -> None:
+        """The opened content of a packet. Raises `PacketError`."""
+        for frame in self.forwarder.received(neighbour, frames, now):
             neighbour.events.heard()
             self._perform(neighbour, neighbour.link.special_frame(frame, source, now))
 
@@ -155,20 +197,21 @@ class DataPlane:
         forwarder.pending.clear()
         for neighbour in neighbours:
             for df in (True, False):
-                packets, dropped = neighbour.take_packets(df=df)
+                runs, dropped = neighbour.take_packets(df=df)
                 if dropped:
                     forwarder.counters["drop_too_big"] += dropped
-                if packets:
-                    self._send(neighbour, packets, df=df, now=now)
+                if runs:
+                    self._send(neighbour, runs, df=df, now=now)
 
-    def _send(self, neighbour: Neighbour, packets: list[bytes | memoryview], *, df: bool, now: float) -> None:
+    def _send(self, neighbour: Neighbour, runs: list[PacketRun], *, df: bool, now: float) -> None:
         remote = neighbour.link.remote
         if remote is None:
             return
         counters = self.forwarder.counters
-        counters["packets_sent"] += len(packets)
-        counters["bytes_sent"] += sum(map(len, packets))
-        if self.io.send(packets, remote, df=df) or not df:
+        for run in runs:
+            counters["packets_sent"] += run.count
+            counters["bytes_sent"] += run.total
+        if self.io.send(runs, remote, df=df) or not df:
             return
         path_mtu = self.io.path_mtu(remote)
         if path_mtu is not None:
@@ -181,7 +224,7 @@ class DataPlane:
                 case SendSpecial(frame, df):
                     prefix = frame_prefix(self.forwarder.ourselves, neighbour.name)
                     packet = neighbour.cipher.seal(encode_frame(prefix, frame), df=df)
-                    self._send(neighbour, [packet], df=df, now=trio.current_time())
+                    self._send(neighbour, [*equal_runs([packet])], df=df, now=trio.current_time())
                 case SendControl(number, body):
                     neighbour.events.send_control(number, body)
                 case Established():

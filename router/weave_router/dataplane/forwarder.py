@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from weave_router.dataplane.duplicates import DuplicateFilter
 from weave_router.dataplane.mac_table import MacTable
 from weave_router.dataplane.neighbour import SEGMENT_HEADROOM, Neighbour
 from weave_router.frames.ethernet import HEADER_BYTES, SPANNING_TREE, ZERO_HEADER, is_group
 from weave_router.frames.ipv4 import Kind, classify, fragment, fragmentation_needed
+from weave_router.frames.joining import join
 from weave_router.frames.segmentation import (
     NEEDS_CHECKSUM,
     VNET_BYTES,
@@ -33,23 +35,27 @@ from weave_router.wire.peer_name import NO_PEER, PeerName
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from weave_router.control.routes import Routes
+    import numpy as np
+    from numpy.typing import NDArray
 
-_DATA = slice(VNET_BYTES + HEADER_BYTES, None)
+    from weave_router.control.routes import Routes
+    from weave_router.frames.joining import Superframe
 
 
 class Forwarder:
-    """Forwarding state of one router."""
+    """Forwarding state of one router. `joins_udp`: whether the bridge takes superframes of UDP."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, *, joins_udp: bool = False) -> None:
         self.ourselves = routes.ourselves
         self.macs = MacTable(self.ourselves)
         self.neighbours: dict[PeerName, Neighbour] = {}
-        self.injected: list[bytes] = []
+        self.injected: list[bytes | Superframe] = []
         """Frames for the bridge; whoever takes them clears the list."""
         self.pending: dict[Neighbour, None] = {}
         """Neighbours with queued frames; whoever sends them clears it."""
         self.counters: Counter[str] = Counter()
+        self._joins_udp = joins_udp
+        self._duplicates = DuplicateFilter()
         self._own_bytes = self.ourselves.to_bytes(6)
         self.publish(routes)
 
@@ -57,6 +63,11 @@ class Forwarder:
         """New routes are in force."""
         self._routes = routes
         self._names = {name.to_bytes(6): name for name in routes.peers}
+
+    def forget(self, peers: frozenset[PeerName]) -> None:
+        """These peers are gone: so is what was learned of them."""
+        self.macs.forget(peers)
+        self._duplicates.forget(peers)
 
     # --- from the bridge --------------------------------------------------------------------------------------------
 
@@ -129,23 +140,66 @@ class Forwarder:
                 self._delivered(neighbour, source, source_bytes, frame, now)
         return special
 
-    def _transit(self, neighbour: Neighbour, destination: PeerName, prefix: bytes, frame: bytes) -> None:
-        if self._routes.unicast.get(destination) == neighbour.name:
-            # Views of the topology differ just now; back to where it came from would be a loop.
-            self.counters["drop_returning"] += 1
+    def received_rows(self, neighbour: Neighbour, rows: NDArray[np.uint8], last: int, now: float) -> bool:
+        """The opened content of a burst of packets, one per row behind 6 bytes of room; `last`: bytes of the last row.
+
+        Returns False, having done nothing, unless each row holds one container's frame, all between the same peers
+        and the same MAC addresses: such a burst is for `received`, packet by packet.
+        """
+        stride = rows.shape[1]
+        if stride < SEGMENT_HEADROOM + HEADER_BYTES or last < SEGMENT_HEADROOM + HEADER_BYTES:
+            return False
+        heads = rows[:, 6:32]  # names, length, MAC addresses
+        first = heads[0].tobytes()
+        if first[12] << 8 | first[13] != stride - SEGMENT_HEADROOM or first[14:26] == bytes(12):
+            return False
+        expected = first if last == stride else first[:12] + (last - SEGMENT_HEADROOM).to_bytes(2) + first[14:]
+        if heads[-1].tobytes() != expected or not (heads[:-1] == heads[0]).all():
+            return False
+        source, destination = self._names.get(first[:6]), self._names.get(first[6:12])
+        if source is None or destination is None or is_group(first[14:20]):
+            return False  # group addresses need a look at each frame
+        count = len(rows)
+        segments = Segments(rows.reshape(-1), SEGMENT_HEADROOM, stride, count, last - SEGMENT_HEADROOM)
+        self.counters["frames_received"] += count
+        if destination != self.ourselves:
+            self._transit(neighbour, destination, first[:12], segments)
+        elif source == self.ourselves:
+            self.counters["drop_own_frame_returned"] += count
+        else:
+            self._delivered(neighbour, source, first[:6], segments, now)
+        return True
+
+    def _transit(self, neighbour: Neighbour, destination: PeerName, prefix: bytes, frame: bytes | Segments) -> None:
+        if self._routes.hop_of(neighbour.name, destination) != self.ourselves:
+            # Where all views agree, a peer sends us only what it would route through us. Elsewhere this breaks loops.
+            self.counters["drop_views_differ"] += _count(frame)
             return
-        self.counters["frames_relayed"] += 1
+        self.counters["frames_relayed"] += _count(frame)
         self._unicast(destination, prefix, frame)
 
-    def _delivered(self, neighbour: Neighbour, source: PeerName, source_bytes: bytes, frame: bytes, now: float) -> None:
+    def _delivered(
+        self, neighbour: Neighbour, source: PeerName, source_bytes: bytes, frame: bytes | Segments, now: float
+    ) -> None:
         """A frame for us as destination peer: ours, and perhaps others' behind us in the source's tree."""
         from_parent = self._routes.parent(source) == neighbour.name
-        if is_group(frame) and not from_parent:
-            self.counters["drop_not_from_parent"] += 1
+        macs = frame[:12] if isinstance(frame, bytes) else frame.first(12)
+        if is_group(macs) and not from_parent:
+            self.counters["drop_not_from_parent"] += _count(frame)
             return
-        self.macs.learn_remote(frame[6:12], source, now)
-        self.injected.append(frame)
-        if from_parent and self.macs.owner(frame[:6]) != self.ourselves:
+        if (
+            isinstance(frame, bytes)
+            and is_group(macs)
+            and not self._duplicates.accept(source, neighbour.name, frame, now)
+        ):
+            self.counters["drop_duplicate"] += 1
+            return
+        self.macs.learn_remote(macs[6:], source, now)
+        if isinstance(frame, bytes):
+            self.injected.append(frame)
+        else:
+            self.injected += join(frame, udp=self._joins_udp)
+        if from_parent and self.macs.owner(macs[:6]) != self.ourselves:
             self._broadcast(source_bytes, source, frame)
 
     # --- to neighbours ----------------------------------------------------------------------------------------------
@@ -159,7 +213,7 @@ class Forwarder:
     def _unicast(self, destination: PeerName, prefix: bytes, frame: bytes | Segments) -> None:
         neighbour = self.neighbours.get(self._routes.unicast.get(destination, NO_PEER))
         if neighbour is None:
-            self.counters["drop_no_route"] += 1
+            self.counters["drop_no_route"] += _count(frame)
         else:
             self._send(neighbour, prefix, frame, broadcast=False)
 
@@ -167,7 +221,7 @@ class Forwarder:
         """Choose the way with or without DF; cut or refuse what is too large (sleeve.md section 6)."""
         link = neighbour.link
         if link.remote is None:
-            self.counters["drop_no_remote_address"] += 1
+            self.counters["drop_no_remote_address"] += _count(frame)
             return
         largest = link.path_mtu.mtu + HEADER_BYTES
         if isinstance(frame, Segments):
@@ -182,8 +236,7 @@ class Forwarder:
             if len(frame) > largest and kind is not Kind.NOT_IP:
                 self._send_oversized(neighbour, prefix, [frame], broadcast=broadcast)
                 return
-        df = kind is Kind.IP_DF or (kind is Kind.IP_NO_DF and not link.fragments_pass)
-        neighbour.queue(prefix, frame, df=df)
+        neighbour.queue(prefix, frame, df=_with_df(kind, neighbour))
         self.pending[neighbour] = None
 
     def _send_oversized(self, neighbour: Neighbour, prefix: bytes, frames: Iterable[bytes], *, broadcast: bool) -> None:
@@ -201,7 +254,7 @@ class Forwarder:
                 for part in fragment(frame, mtu):
                     neighbour.queue(prefix, part, df=True)
             else:
-                neighbour.queue(prefix, frame, df=kind is not Kind.NOT_IP and not neighbour.link.fragments_pass)
+                neighbour.queue(prefix, frame, df=_with_df(kind, neighbour))
         self.pending[neighbour] = None
 
     def _refuse(self, prefix: bytes, frame: bytes, mtu: int) -> None:
@@ -213,3 +266,12 @@ class Forwarder:
         origin = self._names.get(prefix[:6])
         if origin is not None:
             self._unicast(origin, prefix[6:] + prefix[:6], reply)
+
+
+def _count(frame: bytes | Segments) -> int:
+    return frame.count if isinstance(frame, Segments) else 1
+
+
+def _with_df(kind: Kind, neighbour: Neighbour) -> bool:
+    """Which way a frame goes (sleeve.md section 6)."""
+    return kind is Kind.IP_DF or (kind is Kind.IP_NO_DF and not neighbour.link.fragments_pass)

@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING
 import pytun
 import trio
 
+from weave_router.dataplane.memory import keep_freed_memory
+from weave_router.dataplane.packet_io import Datagrams
 from weave_router.errors import HostError
+from weave_router.frames.joining import Superframe
 from weave_router.frames.segmentation import PLAIN_VNET_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from weave_router.dataplane.packet_io import PacketRun
     from weave_router.sleeve.link import Address
 
 MAX_BURST = 64
 """Reads of one descriptor per burst."""
-MAX_SEGMENTS = 64
-MAX_SEND_BYTES = 65507
-"""Per call with UDP_SEGMENT (udp(7))."""
 SOCKET_BUFFER_BYTES = 8 << 20
 _READ_BYTES = 65536 + 64
 
@@ -51,9 +52,10 @@ class KernelIO:
 
         Raises `HostError`.
         """
-        self._features: dict[str, str] = {}
+        self._features = {"memory_kept": "on" if keep_freed_memory() else "off (no mallopt in the C library)"}
         self._errors: Counter[str] = Counter()
         self._tap = self._tap_fd = None
+        self.joins_udp = False
         self._udp = self._open_udp(listen)
         try:
             if tap is not None:
@@ -89,6 +91,7 @@ class KernelIO:
             except OSError:
                 continue
             self._features["tap_segmentation"] = state
+            self.joins_udp = bool(flags & _TUN_F_USO4)
             break
         return device
 
@@ -140,8 +143,8 @@ class KernelIO:
             self._errors["drop_tap_error"] += 1
         return packets
 
-    def inject(self, frames: Sequence[bytes]) -> int:
-        """Hand frames to the bridge; returns how many the kernel refused."""
+    def inject(self, frames: Sequence[bytes | Superframe]) -> int:
+        """Hand frames to the bridge; returns how many writes the kernel refused."""
         fd = self._tap_fd
         if fd is None:
             return len(frames)
@@ -149,68 +152,57 @@ class KernelIO:
         write = os.writev
         for frame in frames:
             try:
-                write(fd, (PLAIN_VNET_HEADER, frame))
+                if isinstance(frame, Superframe):
+                    write(fd, (frame.vnet_header, frame.headers, frame.payload.data))
+                else:
+                    write(fd, (PLAIN_VNET_HEADER, frame))
             except OSError:
                 refused += 1
         return refused
 
-    def receive(self) -> list[tuple[bytes, Address]]:
-        """A burst of datagrams with their sources."""
-        datagrams: list[tuple[bytes, Address]] = []
+    def receive(self) -> list[Datagrams]:
+        """A burst of datagrams."""
+        burst: list[Datagrams] = []
         buffer = self._buffer
         receive = self._udp.recvmsg_into
         total = 0
         try:
-            while len(datagrams) < MAX_BURST and total < 2 * _READ_BYTES:
+            while len(burst) < MAX_BURST and total < 2 * _READ_BYTES:
                 length, control, _, source = receive([buffer], 64)
                 size = length
                 for level, kind, data in control:
                     if level == socket.SOL_UDP and kind == _UDP_GRO:
                         (size,) = struct.unpack("i", data[:4])
-                if size >= length:
-                    datagrams.append((bytes(buffer[:length]), source))
-                else:
-                    data = bytes(buffer[:length])
-                    datagrams += [(data[start : start + size], source) for start in range(0, length, size)]
+                burst.append(Datagrams(buffer[:length], size, source))
                 total += length
         except BlockingIOError:
             pass
         except OSError:
             self._errors["receive_errors"] += 1
-        return datagrams
+        return burst
 
-    def send(self, packets: Sequence[bytes | memoryview], remote: Address, *, df: bool) -> bool:
-        """Send datagrams in order, runs of equal length with one call. False where one was too large for the path."""
+    def send(self, runs: Sequence[PacketRun], remote: Address, *, df: bool) -> bool:
+        """Send datagrams in order. False where one was too large for the path."""
         if df is not self._df:
             self._udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO if df else _IP_PMTUDISC_DONT)
             self._df = df
-        if not self._segment:
-            return self._send_each(packets, remote)
         carried = True
-        start, count = 0, len(packets)
-        while start < count:
-            size = len(packets[start])
-            most = min(count, start + MAX_SEGMENTS, start + MAX_SEND_BYTES // max(size, 1))
-            stop = start + 1
-            while stop < most and len(packets[stop]) == size:
-                stop += 1
-            if stop < most and len(packets[stop]) < size:
-                stop += 1  # the last segment of a call may be shorter
-            carried &= self._send_run(packets[start:stop], size, remote)
-            start = stop
+        for run in runs:
+            if run.count == 1 or not self._segment:
+                carried &= self._send_each(run.packets(), remote)
+            else:
+                carried &= self._send_run(run, remote)
         return carried
 
-    def _send_run(self, packets: Sequence[bytes | memoryview], size: int, remote: Address) -> bool:
-        if len(packets) == 1:
-            return self._send_each(packets, remote)
-        control = [(socket.SOL_UDP, _UDP_SEGMENT, struct.pack("H", size))]
+    def _send_run(self, run: PacketRun, remote: Address) -> bool:
+        control = [(socket.SOL_UDP, _UDP_SEGMENT, struct.pack("H", run.size))]
         try:
-            self._udp.sendmsg(packets, control, 0, remote)
+            self._udp.sendmsg(run.parts, control, 0, remote)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EMSGSIZE, errno.EIO):
                 # Larger than the path (let each be fragmented or refused), or the device cannot checksum segments.
-                return self._send_each(packets, remote)
-            self._count_loss(error, len(packets))
+                return self._send_each(run.packets(), remote)
+            self._count_loss(error, run.count)
         return True
 
     def _send_each(self, packets: Sequence[bytes | memoryview], remote: Address) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from weave_router.dataplane.packet_io import MAX_RUN_BYTES, MAX_RUN_PACKETS, PacketRun
 from weave_router.frames.segmentation import Segments
-from weave_router.sleeve.codec import FRAME_HEADER_BYTES, MAX_DATAGRAM, NAME_BYTES, encode_frame
+from weave_router.sleeve.codec import FRAME_HEADER_BYTES, MAX_DATAGRAM, NAME_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from weave_router.sleeve.cipher import Cipher
     from weave_router.sleeve.link import SleeveLink
     from weave_router.wire.peer_name import PeerName
 
 SEGMENT_HEADROOM = NAME_BYTES + FRAME_HEADER_BYTES
 """Room before each segment of a superframe for the packet's name and the frame's header."""
-
-Packets = list[bytes | memoryview]
 
 
 class LinkEvents(Protocol):
@@ -49,7 +52,7 @@ class Neighbour:
         """Append a frame, or the segments of a superframe, with the 12 bytes of its peers' names."""
         self._queues[df].append((prefix, frame))
 
-    def take_packets(self, *, df: bool) -> tuple[Packets, int]:
+    def take_packets(self, *, df: bool) -> tuple[list[PacketRun], int]:
         """Make packets of what waits for this way; also how many frames were too large for any packet.
 
         Frames share a packet while it stays within the path's limit; segments of a superframe, which fill a packet
@@ -58,42 +61,66 @@ class Neighbour:
         queue = self._queues[df]
         if not queue:
             return [], 0
-        packets: Packets = []
+        runs: list[PacketRun] = []
+        packets: list[bytes] = []
         share_limit = self.link.path_mtu.limit - self.cipher.packet_overhead
-        largest = share_limit if df else MAX_DATAGRAM - self.cipher.packet_overhead
+        largest = (share_limit if df else MAX_DATAGRAM - self.cipher.packet_overhead) - FRAME_HEADER_BYTES
+        seal = self.cipher.seal
         waiting: list[bytes] = []
         waiting_bytes = dropped = 0
-        for prefix, frame in queue:
-            if isinstance(frame, Segments):
-                if waiting:
-                    packets.append(self.cipher.seal(b"".join(waiting), df=df))
+        for prefix, queued in queue:
+            if isinstance(queued, Segments):
+                if queued.frame_bytes <= largest:
+                    if waiting:
+                        packets.append(seal(b"".join(waiting), df=df))
+                        waiting, waiting_bytes = [], 0
+                    runs += equal_runs(packets)
+                    packets = []
+                    runs += self._seal_segments(prefix, queued, df=df)
+                    continue
+                frames = queued.frames()
+            else:
+                frames = [queued]
+            for frame in frames:
+                size = FRAME_HEADER_BYTES + len(frame)
+                if waiting and waiting_bytes + size > share_limit:
+                    packets.append(seal(b"".join(waiting), df=df))
                     waiting, waiting_bytes = [], 0
-                packets += self._seal_segments(prefix, frame, df=df)
-                continue
-            size = FRAME_HEADER_BYTES + len(frame)
-            if waiting and waiting_bytes + size > share_limit:
-                packets.append(self.cipher.seal(b"".join(waiting), df=df))
-                waiting, waiting_bytes = [], 0
-            if size > largest:
-                dropped += 1
-                continue
-            waiting.append(encode_frame(prefix, frame))
-            waiting_bytes += size
+                if len(frame) > largest:
+                    dropped += 1
+                    continue
+                waiting += (prefix, len(frame).to_bytes(2), frame)
+                waiting_bytes += size
         if waiting:
-            packets.append(self.cipher.seal(b"".join(waiting), df=df))
+            packets.append(seal(b"".join(waiting), df=df))
         queue.clear()
-        return packets, dropped
+        return [*runs, *equal_runs(packets)], dropped
 
-    def _seal_segments(self, prefix: bytes, segments: Segments, *, df: bool) -> Packets:
+    def _seal_segments(self, prefix: bytes, segments: Segments, *, df: bool) -> Iterator[PacketRun]:
         """Packets of a superframe: its headers are written into the room before each segment."""
         rows = segments.buffer.reshape(segments.count, segments.stride)
-        header = prefix + segments.frame_bytes.to_bytes(2)
-        rows[:, NAME_BYTES:SEGMENT_HEADROOM] = memoryview(header)
+        rows[:, NAME_BYTES:SEGMENT_HEADROOM] = np.frombuffer(prefix + segments.frame_bytes.to_bytes(2), np.uint8)
         rows[-1, SEGMENT_HEADROOM - 2] = segments.last >> 8
         rows[-1, SEGMENT_HEADROOM - 1] = segments.last & 0xFF
-        data = segments.buffer.data[: segments.total]
-        seal = self.cipher.seal
-        return [
-            seal(data[start + NAME_BYTES : start + segments.stride], df=df)
-            for start in range(0, segments.total, segments.stride)
-        ]
+        sealed, size = self.cipher.seal_rows(rows, segments.headroom + segments.last, df=df)
+        step = min(MAX_RUN_PACKETS, MAX_RUN_BYTES // size)
+        for first in range(0, segments.count, step):
+            count = min(step, segments.count - first)
+            part = sealed[first * size : (first + count) * size]
+            yield PacketRun((part,), size, count, len(part))
+
+
+def equal_runs(packets: list[bytes]) -> Iterator[PacketRun]:
+    """The same packets in the same order, those of equal length together."""
+    start = 0
+    while start < len(packets):
+        size = len(packets[start])
+        most = min(len(packets), start + MAX_RUN_PACKETS, start + MAX_RUN_BYTES // size)
+        stop = start + 1
+        while stop < most and len(packets[stop]) == size:
+            stop += 1
+        if stop < most and len(packets[stop]) < size:
+            stop += 1  # the last of a run may be shorter
+        run = packets[start:stop]
+        yield PacketRun(run, size, len(run), size * (len(run) - 1) + len(run[-1]))
+        start = stop

@@ -5,12 +5,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from weave_router.frames.joining import Superframe
     from weave_router.sleeve.link import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Datagrams:
+    """UDP payloads of one source that arrived together."""
+
+    data: bytearray
+    size: int
+    """Length of each but the last, which may be shorter; equals the length of `data` for a single one."""
+    source: Address
+
+    def split(self) -> Iterator[bytes]:
+        """The payloads one by one."""
+        data = bytes(self.data)
+        size = max(self.size, 1)
+        yield from (data[start : start + size] for start in range(0, len(data), size))
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRun:
+    """UDP payloads that leave together: all of one length, but the last may be shorter."""
+
+    parts: Sequence[bytes | memoryview]
+    """Their bytes, in one piece or in one piece each."""
+    size: int
+    count: int
+    total: int
+
+    def packets(self) -> Sequence[bytes | memoryview]:
+        """The payloads one by one."""
+        if len(self.parts) == self.count:
+            return self.parts
+        whole = memoryview(b"".join(self.parts))
+        return [whole[start : start + self.size] for start in range(0, self.total, self.size)]
+
+
+MAX_RUN_PACKETS = 64
+MAX_RUN_BYTES = 65507
+"""Of one run: what the kernel takes with UDP_SEGMENT (udp(7))."""
 
 
 class PacketIO(Protocol):
@@ -25,13 +66,16 @@ class PacketIO(Protocol):
     def capture(self) -> list[bytes]:
         """A burst of frames from the bridge, each behind its virtio-net header; empty when there is none."""
 
-    def inject(self, frames: Sequence[bytes]) -> int:
-        """Hand frames to the bridge; returns how many the kernel refused."""
+    joins_udp: bool
+    """Whether the bridge takes superframes of UDP."""
 
-    def receive(self) -> list[tuple[bytes, Address]]:
-        """A burst of datagrams with their sources; empty when there is none."""
+    def inject(self, frames: Sequence[bytes | Superframe]) -> int:
+        """Hand frames to the bridge; returns how many writes the kernel refused."""
 
-    def send(self, packets: Sequence[bytes | memoryview], remote: Address, *, df: bool) -> bool:
+    def receive(self) -> list[Datagrams]:
+        """A burst of datagrams; empty when there is none."""
+
+    def send(self, runs: Sequence[PacketRun], remote: Address, *, df: bool) -> bool:
         """Send datagrams in order. False where one was refused because the path does not carry its size.
 
         Other errors are transient for UDP (no route, full queue): the packet is lost and counted.

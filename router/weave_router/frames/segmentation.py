@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +27,10 @@ PLAIN_VNET_HEADER = bytes(VNET_BYTES)
 """Header of an ordinary frame with complete checksums."""
 NEEDS_CHECKSUM = 1
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 4, 5, 0x80
+MAX_SEGMENTS = 2048
+"""Linux cuts no TCP segment smaller than 48 bytes (tcp_min_snd_mss), and UDP into 128 at the most."""
+MAX_IPV6_HEADERS = 256
+"""IPv6 header with extensions, in bytes."""
 _TCP, _UDP = 6, 17
 _FIN, _PSH, _CWR = 0x01, 0x08, 0x80
 
@@ -58,6 +62,10 @@ class Segments:
         """Bytes of the buffer that are used."""
         return (self.count - 1) * self.stride + self.headroom + self.last
 
+    def first(self, length: int) -> bytes:
+        """The first bytes of the first frame."""
+        return self.buffer[self.headroom : self.headroom + length].tobytes()
+
     def frames(self) -> list[bytes]:
         """The frames one by one; for the unusual cases."""
         data = self.buffer[: self.total].tobytes()
@@ -80,6 +88,8 @@ def cut(packet: bytes, headroom: int) -> Segments:
 
     Raises `SegmentationError`.
     """
+    if len(packet) < VNET_BYTES:
+        raise SegmentationError("no room for the virtio header")
     _, gso_type, _, size, l4, _ = VNET_HEADER.unpack_from(packet)
     kind = gso_type & ~GSO_ECN
     frame = memoryview(packet)[VNET_BYTES:]
@@ -88,14 +98,21 @@ def cut(packet: bytes, headroom: int) -> Segments:
     protocol = _UDP if kind == GSO_UDP_L4 else _TCP
     if kind not in (GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4) or (kind == GSO_TCPV4) > ipv4 or (kind == GSO_TCPV6 and ipv4):
         raise SegmentationError(f"segmentation type {gso_type} does not fit the frame")
-    fixed_l3, fixed_l4 = (20 if ipv4 else 40), (8 if protocol == _UDP else 20)
-    if size == 0 or l4 < l3 + fixed_l3 or l4 + fixed_l4 > len(frame):
+    fixed_l4 = 8 if protocol == _UDP else 20
+    l3_bytes = l4 - l3
+    fits = l3_bytes == (frame[l3] & 15) * 4 >= 20 if ipv4 else 40 <= l3_bytes <= MAX_IPV6_HEADERS
+    if size == 0 or not fits or l4 + fixed_l4 > len(frame):
         raise SegmentationError("headers of a superframe do not fit")
+    if (ipv4 and frame[l3 + 9] != protocol) or (l3_bytes == 40 and frame[l3 + 6] != protocol and not ipv4):
+        raise SegmentationError("superframe of another protocol than it says")
     header_bytes = l4 + (8 if protocol == _UDP else (frame[l4 + 12] >> 4) * 4)
     if header_bytes < l4 + fixed_l4 or header_bytes >= len(frame):
         raise SegmentationError("superframe without payload")
     payload = np.frombuffer(frame, np.uint8, offset=header_bytes)
+    size = min(size, len(payload))
     count = -(-len(payload) // size)
+    if count > MAX_SEGMENTS:
+        raise SegmentationError(f"superframe of {count} segments")
     rest = len(payload) - (count - 1) * size  # payload of the last segment, 1..size
     stride = headroom + header_bytes + size
     rows = np.empty((count, stride), np.uint8)
@@ -106,27 +123,26 @@ def cut(packet: bytes, headroom: int) -> Segments:
     body[-1, :rest] = payload[(count - 1) * size :]
     body[-1, rest:] = 0
 
-    payload_bytes = np.full(count, size, np.uint32)
-    payload_bytes[-1] = rest
-    index = np.arange(count, dtype=np.uint32)
     if ipv4:
-        _fill_ipv4(head, l3, l4, header_bytes, payload_bytes, index, frame)
+        _fill_ipv4(head, l3, l4, header_bytes, size, rest, frame)
     else:
-        _put16(head, l3 + 4, payload_bytes + (header_bytes - l3 - 40))
+        _put16(head, l3 + 4, header_bytes - l3 - 40 + size, header_bytes - l3 - 40 + rest)
     if protocol == _TCP:
-        _fill_tcp(head, l4, size, index, frame)
+        _fill_tcp(head, l4, size, frame)
         field = l4 + 16
     else:
-        _put16(head, l4 + 4, payload_bytes + 8)
+        _put16(head, l4 + 4, 8 + size, 8 + rest)
         field = l4 + 6
     addresses = frame[l3 + 12 : l3 + 20] if ipv4 else frame[l3 + 8 : l3 + 40]
-    pseudo = ones_complement_sum(addresses) + protocol + payload_bytes + (header_bytes - l4)
+    pseudo = ones_complement_sum(addresses) + protocol + header_bytes - l4
     head[:, field : field + 2] = 0
-    sums = row_sums(head[:, l4:]) + row_sums(body) + pseudo
-    sums = fold_sums(sums) ^ 0xFFFF
+    sums = row_sums(rows[:, headroom + l4 :])
+    sums += swap16(_fold(pseudo + size))
+    sums[-1] += swap16(_fold(pseudo + rest)) - swap16(_fold(pseudo + size))
+    values = -sums % 0xFFFF
     if protocol == _UDP:
-        sums[sums == 0] = 0xFFFF
-    _put16(head, field, sums)
+        values[values == 0] = 0xFFFF
+    head[:, field : field + 2] = values.astype("<u2").view(np.uint8).reshape(-1, 2)
     return Segments(rows.reshape(-1), headroom, stride, count, header_bytes + rest)
 
 
@@ -140,50 +156,60 @@ def _network_offset(frame: memoryview) -> int:
 
 
 def _fill_ipv4(
-    head: NDArray[np.uint8],
-    l3: int,
-    l4: int,
-    header_bytes: int,
-    payload_bytes: NDArray[np.uint32],
-    index: NDArray[np.uint32],
-    frame: memoryview,
+    head: NDArray[np.uint8], l3: int, l4: int, header_bytes: int, size: int, rest: int, frame: memoryview
 ) -> None:
     first = frame[l3 + 4] << 8 | frame[l3 + 5]
-    lengths = payload_bytes + (header_bytes - l3)
-    identifications = (index + first) & 0xFFFF
-    rest = bytearray(frame[l3:l4])
-    rest[2:6] = bytes(4)  # length and identification are added below, per segment
-    rest[10:12] = bytes(2)
-    sums = lengths + identifications + ones_complement_sum(rest)
-    _put16(head, l3 + 2, lengths)
-    _put16(head, l3 + 4, identifications)
-    _put16(head, l3 + 10, fold_sums(sums) ^ 0xFFFF)
+    identifications = np.arange(first, first + len(head)) & 0xFFFF
+    others = bytearray(frame[l3:l4])
+    others[2:6] = bytes(4)  # length and identification are added per segment
+    others[10:12] = bytes(2)
+    base = ones_complement_sum(others) + header_bytes - l3
+    sums = identifications + (base + size)
+    sums[-1] += rest - size
+    _put16(head, l3 + 2, header_bytes - l3 + size, header_bytes - l3 + rest)
+    head[:, l3 + 4 : l3 + 6] = identifications.astype(">u2").view(np.uint8).reshape(-1, 2)
+    head[:, l3 + 10 : l3 + 12] = (-sums % 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
 
 
-def _fill_tcp(head: NDArray[np.uint8], l4: int, size: int, index: NDArray[np.uint32], frame: memoryview) -> None:
+def _fill_tcp(head: NDArray[np.uint8], l4: int, size: int, frame: memoryview) -> None:
     first = int.from_bytes(frame[l4 + 4 : l4 + 8])
-    sequence = (index.astype(np.uint64) * size + first).astype(np.uint32)
+    sequence = np.arange(first, first + len(head) * size, size) & 0xFFFFFFFF
     head[:, l4 + 4 : l4 + 8] = sequence.astype(">u4").view(np.uint8).reshape(-1, 4)
-    head[:-1, l4 + 13] &= ~np.uint8(_FIN | _PSH)  # only the last segment ends or pushes
-    head[1:, l4 + 13] &= ~np.uint8(_CWR)  # only the first tells that the window was reduced (RFC 3168 6.1.2)
+    flags = frame[l4 + 13]
+    if flags & (_FIN | _PSH):
+        head[:-1, l4 + 13] &= ~np.uint8(_FIN | _PSH)  # only the last segment ends or pushes
+    if flags & _CWR:
+        head[1:, l4 + 13] &= ~np.uint8(_CWR)  # only the first tells that the window was reduced (RFC 3168 6.1.2)
 
 
-def row_sums(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Sum of each row as big-endian 16-bit words; rows begin at an even offset of what is summed."""
+def row_sums(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Sum of each row as little-endian 16-bit words, not folded; a row begins at an even offset of what is summed.
+
+    Modulo 65535 it is the sum of big-endian words with its two bytes swapped, and 32-bit words give the same as 16-bit
+    ones (RFC 1071 section 2). So nothing is swapped, and it is four times as fast.
+    """
     width = rows.shape[1]
-    even = np.ascontiguousarray(rows[:, : width & ~1]).view(">u2")
-    sums: NDArray[np.uint64] = even.sum(axis=1, dtype=np.uint64)
-    if width & 1:
-        sums += rows[:, -1].astype(np.uint64) << np.uint64(8)
+    whole = width & ~3
+    sums: NDArray[np.int64] = rows[:, :whole].view("<u4").sum(axis=1, dtype=np.int64)
+    for column in range(whole, width):
+        sums += rows[:, column].astype(np.int64) << (8 * (column & 1))
     return sums
 
 
-def fold_sums(sums: NDArray[np.unsignedinteger]) -> NDArray[np.uint32]:
-    """Sums of 16-bit words, folded to 16 bits."""
-    sums = (sums >> 16) + (sums & 0xFFFF)
-    sums = (sums >> 16) + (sums & 0xFFFF)
-    return ((sums >> 16) + (sums & 0xFFFF)).astype(np.uint32)
+def swap16(value: int) -> int:
+    """A 16-bit number with its bytes swapped, as `row_sums` counts it."""
+    return (value & 0xFF) << 8 | value >> 8
 
 
-def _put16(head: NDArray[np.uint8], offset: int, values: NDArray[np.integer[Any]]) -> None:
-    head[:, offset : offset + 2] = values.astype(">u2").view(np.uint8).reshape(-1, 2)
+def _put16(head: NDArray[np.uint8], offset: int, value: int, last: int) -> None:
+    """Write a field that is the same in all rows but the last."""
+    head[:, offset] = value >> 8
+    head[:, offset + 1] = value & 0xFF
+    head[-1, offset] = last >> 8
+    head[-1, offset + 1] = last & 0xFF
+
+
+def _fold(value: int) -> int:
+    while value >> 16:
+        value = (value & 0xFFFF) + (value >> 16)
+    return value

@@ -10,8 +10,10 @@ The AEAD form has the same layout, counters and replay windows; see the design, 
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -24,11 +26,14 @@ from weave_router.sleeve.codec import NAME_BYTES, PacketError
 from weave_router.sleeve.replay import ReplayWindow
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from weave_router.wire.peer_name import PeerName
 
 DF_COUNTER = 1 << 63
 _W = struct.Struct(">Q")
 _SEALED_START = NAME_BYTES + _W.size
+SEAL_BYTES = 16
 AES, CHACHA = "aes-256-gcm", "chacha20-poly1305"
 _EPOCH_BITS = 24
 _KEPT_EPOCHS = 4
@@ -40,10 +45,14 @@ class Replayed(PacketError):  # noqa: N818 - named after what happened
 
 
 class Cipher(Protocol):
-    """Makes packets of frames and frames of packets, for one connection."""
+    """Makes packets of frames and frames of packets, for one connection.
+
+    `seal` and `open` take one packet. The others take a burst as an array of shape (count, stride): each row is 6 bytes
+    of room for the name and then encoded frames; the last row may be shorter. They spare a copy and a call per packet.
+    """
 
     name: str
-    """`` for plain, else as in status views."""
+    """Empty for plain, else as in status views."""
     packet_overhead: int
     """Bytes of a packet beside its frames."""
 
@@ -52,6 +61,19 @@ class Cipher(Protocol):
 
     def open(self, packet: bytes) -> bytes:
         """The encoded frames of a packet. Raises `PacketError` (`Replayed` for a repetition)."""
+
+    def seal_rows(self, rows: NDArray[np.uint8], last: int, *, df: bool) -> tuple[memoryview, int]:
+        """The packets of rows in one piece, and the length of each but the last. `last`: bytes of the last row.
+
+        `rows` is contiguous; it may be written to and become part of the result.
+        """
+
+    def open_rows(self, data: bytearray, size: int) -> tuple[NDArray[np.uint8], int]:
+        """The rows of packets that lie in one piece, `size` bytes each but the last, and the bytes of the last row.
+
+        All or nothing: raises `PacketError` if any packet does not open or was seen before; none counts as seen then,
+        and they can be opened one by one. `data` is not changed, but may become part of the result.
+        """
 
 
 class PlainCipher:
@@ -62,6 +84,7 @@ class PlainCipher:
 
     def __init__(self, ourselves: PeerName) -> None:
         self._name = ourselves.to_bytes(NAME_BYTES)
+        self._name_row = np.frombuffer(self._name, np.uint8)
 
     def seal(self, frames: bytes | memoryview, *, df: bool) -> bytes:
         """The packet of these encoded frames."""
@@ -71,65 +94,131 @@ class PlainCipher:
         """The encoded frames of a packet."""
         return packet[NAME_BYTES:]
 
+    def seal_rows(self, rows: NDArray[np.uint8], last: int, *, df: bool) -> tuple[memoryview, int]:
+        """The rows themselves, with the name written into them."""
+        rows[:, :NAME_BYTES] = self._name_row
+        stride = rows.shape[1]
+        return rows.reshape(-1).data[: (len(rows) - 1) * stride + last], stride
 
-class _Counters:
-    """Sequence numbers out, replay windows in; index 0: non-DF, 1: DF."""
+    def open_rows(self, data: bytearray, size: int) -> tuple[NDArray[np.uint8], int]:
+        """The packets themselves."""
+        last = (len(data) - 1) % size + 1
+        rows = np.frombuffer(data + bytes(size - last) if last < size else data, np.uint8).reshape(-1, size)
+        if not (rows[:, :NAME_BYTES] == rows[0, :NAME_BYTES]).all():
+            raise PacketError("packets of several senders")
+        return rows, last
 
-    def __init__(self) -> None:
-        self._next = [0, 0]
+
+class _Sealed(ABC):
+    """What both kinds of sealed packets share: their layout, counters and replay windows."""
+
+    packet_overhead = _SEALED_START + SEAL_BYTES
+
+    def __init__(self, ourselves: PeerName) -> None:
+        self._name = ourselves.to_bytes(NAME_BYTES)
+        self._next = [0, 0]  # index 0: without DF, 1: with
         self._windows = (ReplayWindow(), ReplayWindow())
 
-    def next(self, *, df: bool) -> int:
-        sequence = self._next[df]
-        self._next[df] = sequence + 1
-        return sequence | DF_COUNTER if df else sequence
+    def _reserve(self, count: int, *, df: bool) -> int:
+        """w of the first of `count` packets."""
+        first = self._next[df]
+        self._next[df] = first + count
+        return first | DF_COUNTER if df else first
 
-    def check(self, w: int) -> None:
-        if not self._windows[w >> 63].accept(w & (DF_COUNTER - 1)):
+    def _check(self, w: int, count: int = 1) -> None:
+        if not self._windows[w >> 63].accept_range(w & (DF_COUNTER - 1), count):
             raise Replayed("packet seen before")
 
+    @abstractmethod
+    def _seal_into(self, w: int, frames: memoryview, packet: memoryview) -> None:
+        """Write the packet with number w; name and w are part of it."""
 
-class NaclCipher:
-    """XSalsa20-Poly1305 with the session key of the control connection."""
-
-    name = "nacl"
-    packet_overhead = _SEALED_START + bindings.crypto_secretbox_MACBYTES
-
-    def __init__(self, ourselves: PeerName, key: bytes, *, outbound: bool) -> None:
-        self._name = ourselves.to_bytes(NAME_BYTES)
-        self._key = key
-        self._ours = (b"\x80" if outbound else b"\0") + bytes(15)
-        self._theirs = (b"\0" if outbound else b"\x80") + bytes(15)
-        self._counters = _Counters()
+    @abstractmethod
+    def _open_into(self, packet: memoryview, frames: memoryview) -> None:
+        """Write the frames of a packet. Raises `PacketError`."""
 
     def seal(self, frames: bytes | memoryview, *, df: bool) -> bytes:
         """The packet of these encoded frames."""
-        w = _W.pack(self._counters.next(df=df))
-        return b"".join((self._name, w, bindings.crypto_secretbox(bytes(frames), self._ours + w, self._key)))
+        packet = bytearray(len(frames) + self.packet_overhead)
+        self._seal_into(self._reserve(1, df=df), memoryview(frames), memoryview(packet))
+        return bytes(packet)
 
     def open(self, packet: bytes) -> bytes:
         """The encoded frames of a packet."""
-        if len(packet) < _SEALED_START:
-            raise PacketError("sealed packet without sequence number")
-        w = packet[NAME_BYTES:_SEALED_START]
+        frames = bytearray(max(len(packet) - self.packet_overhead, 0))
+        self._open_into(memoryview(packet), memoryview(frames))
+        self._check(int.from_bytes(packet[NAME_BYTES:_SEALED_START]))
+        return bytes(frames)
+
+    def seal_rows(self, rows: NDArray[np.uint8], last: int, *, df: bool) -> tuple[memoryview, int]:
+        """The packets of rows, sealed straight into a new piece."""
+        count, stride = rows.shape
+        growth = self.packet_overhead - NAME_BYTES
+        size = stride + growth
+        source = rows.reshape(-1).data[: (count - 1) * stride + last]
+        target = np.empty((count - 1) * size + last + growth, np.uint8).data
+        w = self._reserve(count, df=df)
+        seal = self._seal_into
+        place = 0
+        for start in range(0, len(source), stride):
+            seal(w, source[start + NAME_BYTES : start + stride], target[place : place + size])
+            w += 1
+            place += size
+        return target, size
+
+    def open_rows(self, data: bytearray, size: int) -> tuple[NDArray[np.uint8], int]:
+        """The rows of packets, opened straight into a new array."""
+        stride = size - self.packet_overhead + NAME_BYTES
+        count = -(-len(data) // size)
+        if stride <= NAME_BYTES or (len(data) - 1) % size < self.packet_overhead:
+            raise PacketError("sealed packet that is too short")
+        rows = np.empty((count, stride), np.uint8)
+        source, target = memoryview(data), rows.reshape(-1).data
+        first = int.from_bytes(source[NAME_BYTES:_SEALED_START])
+        open_into = self._open_into
+        place = 0
+        for index, start in enumerate(range(0, len(source), size)):
+            packet = source[start : start + size]
+            if int.from_bytes(packet[NAME_BYTES:_SEALED_START]) != first + index:
+                raise PacketError("packets that are not consecutive")
+            open_into(packet, target[place + NAME_BYTES : place + NAME_BYTES + len(packet) - self.packet_overhead])
+            place += stride
+        self._check(first, count)
+        return rows, len(data) - (count - 1) * size - self.packet_overhead + NAME_BYTES
+
+
+class NaclCipher(_Sealed):
+    """XSalsa20-Poly1305 with the session key of the control connection."""
+
+    name = "nacl"
+
+    def __init__(self, ourselves: PeerName, key: bytes, *, outbound: bool) -> None:
+        super().__init__(ourselves)
+        self._key = key
+        self._ours = (b"\x80" if outbound else b"\0") + bytes(15)
+        self._theirs = (b"\0" if outbound else b"\x80") + bytes(15)
+
+    def _seal_into(self, w: int, frames: memoryview, packet: memoryview) -> None:
+        number = _W.pack(w)
+        packet[:_SEALED_START] = self._name + number
+        packet[_SEALED_START:] = bindings.crypto_secretbox(bytes(frames), self._ours + number, self._key)
+
+    def _open_into(self, packet: memoryview, frames: memoryview) -> None:
+        nonce = self._theirs + bytes(packet[NAME_BYTES:_SEALED_START])
         try:
-            frames = bindings.crypto_secretbox_open(packet[_SEALED_START:], self._theirs + w, self._key)
+            frames[:] = bindings.crypto_secretbox_open(bytes(packet[_SEALED_START:]), nonce, self._key)
         except (CryptoError, ValueError) as error:
             raise PacketError("packet does not decrypt") from error
-        self._counters.check(int.from_bytes(w))
-        return frames
 
 
-class AeadCipher:
+class AeadCipher(_Sealed):
     """AES-256-GCM or ChaCha20-Poly1305, with keys per direction that renew every 2^24 packets."""
-
-    packet_overhead = NaclCipher.packet_overhead
 
     def __init__(
         self, name: str, ourselves: PeerName, neighbour: PeerName, connection_uid: int, session_key: bytes
     ) -> None:
+        super().__init__(ourselves)
         self.name = name
-        self._name = ourselves.to_bytes(NAME_BYTES)
         self._algorithm: type[AESGCM | ChaCha20Poly1305] = AESGCM if name == AES else ChaCha20Poly1305
         mac = HMAC(_SALT, hashes.SHA256())
         mac.update(session_key)
@@ -138,38 +227,32 @@ class AeadCipher:
         theirs = neighbour.to_bytes(NAME_BYTES)
         self._seal_info = name.encode() + self._name + theirs + uid
         self._open_info = name.encode() + theirs + self._name + uid
-        self._counters = _Counters()
         self._seal_epochs: dict[int, AESGCM | ChaCha20Poly1305] = {}
         self._open_epochs: dict[int, AESGCM | ChaCha20Poly1305] = {}
 
-    def seal(self, frames: bytes | memoryview, *, df: bool) -> bytes:
-        """The packet of these encoded frames."""
-        w = self._counters.next(df=df)
+    def _seal_into(self, w: int, frames: memoryview, packet: memoryview) -> None:
         epoch = (w & (DF_COUNTER - 1)) >> _EPOCH_BITS
         aead = self._seal_epochs.get(epoch)
         if aead is None:
             aead = self._derive(self._seal_info, epoch)
             _keep(self._seal_epochs, epoch, aead)
         head = self._name + _W.pack(w)
-        return head + aead.encrypt(b"\0\0\0\0" + head[NAME_BYTES:], frames, head)
+        packet[:_SEALED_START] = head
+        aead.encrypt_into(b"\0\0\0\0" + head[NAME_BYTES:], frames, head, packet[_SEALED_START:])
 
-    def open(self, packet: bytes) -> bytes:
-        """The encoded frames of a packet."""
-        if len(packet) < _SEALED_START:
-            raise PacketError("sealed packet without sequence number")
-        head = packet[:_SEALED_START]
-        w = int.from_bytes(head[NAME_BYTES:])
-        epoch = (w & (DF_COUNTER - 1)) >> _EPOCH_BITS
+    def _open_into(self, packet: memoryview, frames: memoryview) -> None:
+        if len(packet) < self.packet_overhead:
+            raise PacketError("sealed packet that is too short")
+        head = bytes(packet[:_SEALED_START])
+        epoch = (int.from_bytes(head[NAME_BYTES:]) & (DF_COUNTER - 1)) >> _EPOCH_BITS
         known = self._open_epochs.get(epoch)
         aead = known or self._derive(self._open_info, epoch)
         try:
-            frames = aead.decrypt(b"\0\0\0\0" + head[NAME_BYTES:], packet[_SEALED_START:], head)
+            aead.decrypt_into(b"\0\0\0\0" + head[NAME_BYTES:], packet[_SEALED_START:], head, frames)
         except InvalidTag as error:
             raise PacketError("packet does not decrypt") from error
         if known is None:  # kept only now, so that forged numbers cannot push out the keys in use
             _keep(self._open_epochs, epoch, aead)
-        self._counters.check(w)
-        return frames
 
     def _derive(self, info: bytes, epoch: int) -> AESGCM | ChaCha20Poly1305:
         expand = HKDFExpand(hashes.SHA256(), 32, info + epoch.to_bytes(8))

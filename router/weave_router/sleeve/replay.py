@@ -35,3 +35,28 @@ class ReplayWindow:
             return False
         seen[part] = bits | bit
         return True
+
+    def accept_range(self, first: int, count: int) -> bool:
+        """Whether all numbers from `first` on are new; all are remembered then, otherwise none."""
+        if count == 1:
+            return self.accept(first)
+        window, offset = first >> _WINDOW_BITS, first & ((1 << _WINDOW_BITS) - 1)
+        part, shift = offset >> _PART_BITS, offset & ((1 << _PART_BITS) - 1)
+        mask = ((1 << count) - 1) << shift
+        if window != self._current or mask >> (1 << _PART_BITS):
+            if not all(self._is_new(first + index) for index in range(count)):
+                return False
+            return all(self.accept(first + index) for index in range(count))
+        bits = self._used.get(part, 0)
+        if bits & mask:
+            return False
+        self._used[part] = bits | mask
+        return True
+
+    def _is_new(self, sequence: int) -> bool:
+        window = sequence >> _WINDOW_BITS
+        if window != self._current and window != self._current - 1:
+            return window > self._current
+        seen = self._used if window == self._current else self._previous
+        offset = sequence & ((1 << _WINDOW_BITS) - 1)
+        return not seen.get(offset >> _PART_BITS, 0) >> (offset & ((1 << _PART_BITS) - 1)) & 1

@@ -25,6 +25,9 @@ class Tag(enum.IntEnum):
     OVERLAY = 7
 
 
+_GOSSIP_TAGS = (Tag.GOSSIP, Tag.UNICAST, Tag.BROADCAST)
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A gossip message. `destination` is set for unicasts only."""
@@ -49,6 +52,8 @@ class Envelope:
 
 def decode_envelope(message: bytes) -> Envelope:
     """Read a message of tag 4, 5 or 6. Raises `GobError`."""
+    if not message or message[0] not in _GOSSIP_TAGS:
+        raise gob.GobError("not a gossip message")
     tag = Tag(message[0])
     decoder = gob.Decoder(message[1:])
     channel = decoder.value(gob.STRING)

@@ -124,4 +124,6 @@ def decode_features(message: bytes) -> dict[str, str]:
         raise FeaturesError(f"features of {len(message)} bytes")
     decoder = gob.Decoder(message, max_values=4 * MAX_ENTRIES + 1024)
     features: dict[str, str] = decoder.value(_SCHEMA)
+    if not decoder.at_end():
+        raise FeaturesError("bytes left over behind the features")
     return features

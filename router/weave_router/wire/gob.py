@@ -210,10 +210,12 @@ def _read_string(data: bytes, pos: int, end: int) -> tuple[str, int]:
 
 
 def encode_uint(value: int) -> bytes:
-    """An unsigned integer (0 to 2^64 - 1) in its shortest form."""
+    """An unsigned integer (0 to 2^64 - 1) in its shortest form. Raises `ValueError` for any other."""
     if value < 0x80:
         return bytes((value,))
     length = (value.bit_length() + 7) >> 3
+    if length > 8:
+        raise ValueError(f"{value} has more than 64 bits")
     return bytes((256 - length,)) + value.to_bytes(length)
 
 

@@ -101,8 +101,9 @@ class PeerRecord:
 
 
 def encode_records(records: Iterable[PeerRecord]) -> bytes:
-    """A payload of these records."""
-    return _DEFINITIONS + b"".join(record.encoded for record in records)
+    """A payload of these records; empty without any."""
+    encoded = b"".join(record.encoded for record in records)
+    return _DEFINITIONS + encoded if encoded else b""
 
 
 def decode_records(payload: bytes) -> Iterator[PeerRecord]:

@@ -1,0 +1,326 @@
+"""Several forwarders joined: what becomes of frames in steady topologies and while views of the topology differ.
+
+Peers are joined through their real queues and plain packets, delivered in random order until nothing is on its way.
+sleeve.md sections 9 and 9.6; design, "Data plane": exactly once while steady, at most once while it changes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weave_router.control.routes import Routes
+from weave_router.dataplane.forwarder import Forwarder
+from weave_router.dataplane.neighbour import Neighbour
+from weave_router.frames.segmentation import PLAIN_VNET_HEADER
+from weave_router.sleeve.cipher import PlainCipher
+from weave_router.sleeve.link import SleeveLink
+from weave_router.wire.peer_name import PeerName
+from weave_router.wire.topology import Link, PeerRecord
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DrawFn
+
+Edges = frozenset[tuple[PeerName, PeerName]]
+NAMES = [PeerName(name) for name in (1, 2, 3, 7, 2**40, 2**47 + 1, 2**48 - 1)]
+GROUPS = [b"\xff" * 6, bytes.fromhex("33330000fb01"), bytes.fromhex("01005e000001")]
+
+
+class Silent:
+    """A link whose events nobody wants."""
+
+    def send_control(self, number: int, body: bytes) -> None: ...
+
+    def heard(self) -> None: ...
+
+    def established(self) -> None: ...
+
+    def failed(self, reason: str) -> None: ...
+
+
+def mac(name: PeerName) -> bytes:
+    """The address of a container at this peer."""
+    return b"\x02\x00\x00\x00\x00" + bytes([NAMES.index(name)])
+
+
+def frame(destination: bytes, source: PeerName, mark: int = 0) -> bytes:
+    return destination + mac(source) + b"\x88\xb5" + bytes([mark]) + bytes(50)
+
+
+def routes(name: PeerName, names: list[PeerName], edges: Edges) -> Routes:
+    """The routes of a peer that knows these links, established at both ends."""
+    links = {
+        peer: tuple(
+            Link(b if a == peer else a, "", outbound=True, established=True) for a, b in sorted(edges) if peer in (a, b)
+        )
+        for peer in names
+    }
+    return Routes(name, {peer: PeerRecord(peer, links=links[peer]) for peer in names})
+
+
+@dataclass
+class Mesh:
+    """Forwarders, the connections between them, and what their bridges were given."""
+
+    names: list[PeerName]
+    connections: Edges
+    views: dict[PeerName, Edges]
+    rng: random.Random
+    sent: int = 0
+    injected: dict[PeerName, Counter[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.forwarders = {name: Forwarder(routes(name, self.names, self.views[name])) for name in self.names}
+        self.injected = {name: Counter() for name in self.names}
+        for a, b in self.connections:
+            for here, there in ((a, b), (b, a)):
+                link = SleeveLink(1, 6, ("10.0.0.1", 6783), 0.0)
+                self.forwarders[here].neighbours[there] = Neighbour(there, link, PlainCipher(here), Silent())
+
+    def capture(self, name: PeerName, captured: bytes, now: float = 1.0) -> None:
+        """A container at this peer sends a frame; everything that follows from it happens."""
+        self.forwarders[name].captured(PLAIN_VNET_HEADER + captured, now)
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
+        on_the_way: list[tuple[PeerName, PeerName, bytes]] = []
+        while True:
+            for name, forwarder in self.forwarders.items():
+                self.injected[name].update(frame for frame in forwarder.injected if isinstance(frame, bytes))
+                forwarder.injected.clear()
+                for neighbour in forwarder.pending:
+                    for df in (True, False):
+                        runs, dropped = neighbour.take_packets(df=df)
+                        assert dropped == 0
+                        packets = [packet for run in runs for packet in run.packets()]
+                        on_the_way += [(name, neighbour.name, bytes(packet)) for packet in packets]
+                forwarder.pending.clear()
+            if not on_the_way:
+                return
+            self.sent += 1
+            assert self.sent < 500, "frames go round for ever"
+            sender, receiver, packet = on_the_way.pop(self.rng.randrange(len(on_the_way)))
+            forwarder = self.forwarders[receiver]
+            neighbour = forwarder.neighbours[sender]
+            special = forwarder.received(neighbour, neighbour.cipher.open(packet), now)
+            assert special == []
+
+    def counts(self, captured: bytes) -> dict[PeerName, int]:
+        return {name: self.injected[name][captured] for name in self.names}
+
+    def everywhere_but(self, *names: PeerName) -> dict[PeerName, int]:
+        return {name: 0 if name in names else 1 for name in self.names}
+
+    def only_at(self, at: PeerName) -> dict[PeerName, int]:
+        return {name: int(name == at) for name in self.names}
+
+
+@st.composite
+def edge_sets(draw: DrawFn, names: list[PeerName]) -> Edges:
+    """A connected topology: a tree and some more links."""
+    edges = {tuple(sorted((names[number], names[draw(st.integers(0, number - 1))]))) for number in range(1, len(names))}
+    pairs = [(a, b) for a in names for b in names if a < b]
+    edges |= set(draw(st.lists(st.sampled_from(pairs), max_size=6)))
+    return frozenset((a, b) for a, b in edges)
+
+
+@st.composite
+def steady(draw: DrawFn) -> Mesh:
+    names = NAMES[: draw(st.integers(2, len(NAMES)))]
+    edges = draw(edge_sets(draw(st.permutations(names))))
+    return Mesh(sorted(names), edges, dict.fromkeys(names, edges), random.Random(draw(st.integers(0, 999))))
+
+
+@st.composite
+def changing(draw: DrawFn, views: int = 2) -> Mesh:
+    """Some peers know of a change already, others do not; the connections of all views exist still."""
+    names = NAMES[: draw(st.integers(3, len(NAMES)))]
+    known = [draw(edge_sets(draw(st.permutations(names)))) for _ in range(views)]
+    if draw(st.booleans()):  # one link more or less
+        known = [known[0], *(frozenset(set(known[0]) ^ {draw(st.sampled_from(sorted(edges)))}) for edges in known[1:])]
+    chosen = {name: draw(st.sampled_from(known)) for name in names}
+    connections = frozenset[tuple[PeerName, PeerName]]().union(*known)
+    return Mesh(sorted(names), connections, chosen, random.Random(draw(st.integers(0, 999))))
+
+
+STEADY = settings(max_examples=60, deadline=None)
+CHANGING = settings(max_examples=200, deadline=None)
+
+
+# While nothing changes
+
+
+@STEADY
+@given(steady(), st.sampled_from(GROUPS))
+def test_a_broadcast_reaches_every_other_peer_exactly_once(mesh: Mesh, group: bytes) -> None:
+    for source in mesh.names:
+        captured = frame(group, source)
+        mesh.capture(source, captured)
+
+        assert mesh.counts(captured) == mesh.everywhere_but(source)
+    # Each peer but the source is sent it once, and nothing else is sent.
+    assert mesh.sent == len(mesh.names) * (len(mesh.names) - 1)
+
+
+@STEADY
+@given(steady())
+def test_a_unicast_goes_to_its_peer_alone(mesh: Mesh) -> None:
+    for name in mesh.names:
+        mesh.capture(name, frame(GROUPS[0], name))  # now everyone knows where this address lives
+    for source in mesh.names:
+        for destination in mesh.names:
+            captured = frame(mac(destination), source, mark=1)
+            mesh.capture(source, captured)
+
+            expected = mesh.only_at(destination) if source != destination else dict.fromkeys(mesh.names, 0)
+            assert mesh.counts(captured) == expected
+
+
+@STEADY
+@given(steady())
+def test_a_frame_to_an_unknown_address_reaches_every_other_peer_exactly_once(mesh: Mesh) -> None:
+    for source in mesh.names:
+        captured = frame(bytes.fromhex("020000000099"), source)
+        mesh.capture(source, captured)
+
+        assert mesh.counts(captured) == mesh.everywhere_but(source)
+
+
+@STEADY
+@given(steady(), st.data())
+def test_an_address_that_only_its_receiver_does_not_know_is_found(mesh: Mesh, data: st.DataObject) -> None:
+    """sleeve.md 9.3: a unicast for a MAC that the receiver does not know goes on along the source's tree, to all."""
+    source, believed, owner = (data.draw(st.sampled_from(mesh.names)) for _ in range(3))
+    if len({source, believed, owner}) < 3:
+        return
+    mesh.forwarders[source].macs.learn_remote(mac(owner), believed, 1.0)
+    captured = frame(mac(owner), source)
+    mesh.capture(source, captured)
+
+    counts = mesh.counts(captured)
+    assert counts[believed] == 1
+    assert counts[source] == 0
+    assert max(counts.values()) == 1
+
+
+@STEADY
+@given(steady(), st.data())
+def test_where_addresses_are_is_learned(mesh: Mesh, data: st.DataObject) -> None:
+    """A broadcast teaches all peers; a frame in transit teaches none of the relays (9.3)."""
+    source = data.draw(st.sampled_from(mesh.names))
+    destination = data.draw(st.sampled_from(mesh.names))
+    mesh.capture(destination, frame(GROUPS[0], destination))
+    for forwarder in mesh.forwarders.values():
+        assert forwarder.macs.owner(mac(destination)) == destination
+    if source != destination:
+        mesh.capture(source, frame(mac(destination), source))
+        for name, forwarder in mesh.forwarders.items():
+            expected = source if name in (source, destination) else None
+            assert forwarder.macs.owner(mac(source)) == expected
+
+
+@STEADY
+@given(steady(), st.data())
+def test_frames_that_nobody_should_send_are_dropped(mesh: Mesh, data: st.DataObject) -> None:
+    """Unknown peers, our own frames coming back, special frames of others, broken packets."""
+    receiver = data.draw(st.sampled_from(mesh.names))
+    forwarder = mesh.forwarders[receiver]
+    neighbour = data.draw(st.sampled_from(sorted(forwarder.neighbours.values(), key=lambda found: found.name)))
+    stranger = (12345).to_bytes(6)
+    ours, theirs = receiver.to_bytes(6), neighbour.name_bytes
+    plain = frame(GROUPS[0], receiver)
+    for source, destination, content in (
+        (stranger, ours, plain),
+        (theirs, stranger, plain),
+        (bytes(6), ours, plain),
+        (ours, ours, plain),
+        (theirs, ours, plain[:13]),
+        (theirs, ours, b""),
+        (stranger, ours, bytes(22)),
+        (ours, ours, bytes(22)),
+        (theirs, theirs, bytes(22)),
+        (theirs, stranger, bytes(22)),
+    ):
+        packet = source + destination + len(content).to_bytes(2) + content
+        assert forwarder.received(neighbour, packet, 1.0) == []
+        assert forwarder.injected == []
+        assert not forwarder.pending
+    heartbeat = bytes(14) + bytes(range(8))
+    packet = theirs + ours + len(heartbeat).to_bytes(2) + heartbeat
+    assert forwarder.received(neighbour, packet, 1.0) == [heartbeat]
+    assert len(forwarder.macs) == 0
+
+
+# While it changes
+
+
+@CHANGING
+@given(changing(), st.sampled_from(GROUPS), st.integers(0, 6))
+def test_group_frames_are_never_doubled_while_views_differ(mesh: Mesh, group: bytes, number: int) -> None:
+    source = mesh.names[number % len(mesh.names)]
+    captured = frame(group, source)
+    mesh.capture(source, captured)
+
+    assert max(mesh.counts(captured).values()) <= 1
+    assert mesh.counts(captured)[source] == 0
+
+
+@CHANGING
+@given(changing(views=4), st.sampled_from(GROUPS), st.integers(0, 6))
+def test_group_frames_are_never_doubled_whatever_the_views(mesh: Mesh, group: bytes, number: int) -> None:
+    """More than two views at a time: several changes at once."""
+    source = mesh.names[number % len(mesh.names)]
+    captured = frame(group, source)
+    mesh.capture(source, captured)
+
+    assert max(mesh.counts(captured).values()) <= 1
+    assert mesh.counts(captured)[source] == 0
+
+
+@CHANGING
+@given(changing(), st.integers(0, 6))
+def test_frames_to_unknown_addresses_come_to_rest_while_views_differ(mesh: Mesh, number: int) -> None:
+    source = mesh.names[number % len(mesh.names)]
+    captured = frame(bytes.fromhex("020000000099"), source)
+    mesh.capture(source, captured)
+
+    assert mesh.counts(captured)[source] == 0
+
+
+def test_a_unicast_does_not_go_round_three_relays() -> None:
+    """4 moved from behind 2 to behind 3, which 2 knows, but not yet 1 and 3: 1 sends to 2, 2 to 3, 3 to 1, 1 to 2."""
+    one, two, three, four = names = [PeerName(1), PeerName(2), PeerName(3), PeerName(7)]
+    before = frozenset({(one, two), (one, three), (two, four)})
+    after = frozenset({(one, two), (two, three), (three, four)})
+    views = {one: before, two: after, three: before, four: after}
+    mesh = Mesh(names, before | after, views, random.Random(1))
+    mesh.forwarders[one].macs.learn_remote(mac(four), four, 1.0)
+
+    mesh.capture(one, frame(mac(four), one))
+
+
+@settings(max_examples=60, deadline=None)
+@given(changing())
+def test_unicasts_come_to_rest_while_views_differ(mesh: Mesh) -> None:
+    """Between all pairs, to addresses that all know; relays with other views must not send a frame round for ever."""
+    for destination in mesh.names:
+        for name, forwarder in mesh.forwarders.items():
+            if name != destination:
+                forwarder.macs.learn_remote(mac(destination), destination, 1.0)
+        mesh.forwarders[destination].macs.learn_local(mac(destination), 1.0)
+    for source in mesh.names:
+        for destination in mesh.names:
+            if source == destination:
+                continue
+            captured = frame(mac(destination), source, mark=1)
+            mesh.sent = 0
+            mesh.capture(source, captured, now=2.0)
+
+            counts = mesh.counts(captured)
+            assert counts[destination] <= 1
+            assert sum(counts.values()) == counts[destination]
