@@ -80,6 +80,16 @@ def test_reset_leaves_nothing(lab: Lab) -> None:
     assert not [path for path in host.state_dir.glob("*") if path.suffix != ".log"]
 
 
+def test_a_daemon_whose_tap_is_removed_ends_and_says_why(lab: Lab) -> None:
+    host = lab.host("A")
+    host.weave("launch")
+    host.ip("link", "del", "weave-tap")
+    wait_until(lambda: host.pid is None, 10, "the daemon to end")
+    assert "weave-tap has been removed" in host.log()
+    host.weave("launch")
+    assert "weave-tap" in host.ip("link")
+
+
 def test_an_idle_router_needs_next_to_nothing(lab: Lab) -> None:
     a, b = pair(lab)
     time.sleep(2)  # the establishment's tests and timers

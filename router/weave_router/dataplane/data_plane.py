@@ -14,7 +14,7 @@ import trio
 from weave_router.dataplane.forwarder import Forwarder
 from weave_router.dataplane.mac_table import SWEEP_INTERVAL
 from weave_router.dataplane.neighbour import equal_runs
-from weave_router.errors import ProtocolError
+from weave_router.errors import HostError, ProtocolError
 from weave_router.log_limit import LOG_INTERVAL, LogLimit
 from weave_router.sleeve.cipher import Replayed
 from weave_router.sleeve.codec import NAME_BYTES, encode_frame, frame_prefix
@@ -85,7 +85,7 @@ class DataPlane:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Move packets until cancelled."""
+        """Move packets until cancelled. Raises `HostError` when the TAP is taken away."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_timers)
             nursery.start_soon(self._sweep)
@@ -99,6 +99,8 @@ class DataPlane:
         try:
             while self._work() and trio.current_time() < end:
                 pass
+        except HostError:
+            raise  # without its devices a router is of no use
         except Exception:
             # A defect of ours, not of a peer's: it may cost a burst, but not every container's connectivity.
             self.forwarder.counters["internal_errors"] += 1

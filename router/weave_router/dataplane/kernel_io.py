@@ -139,7 +139,9 @@ class KernelIO:
                     break  # a superframe is a burst of its own
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EBADFD:
+                raise HostError(f"device {self.interface.split()[0]} has been removed by somebody else") from error
             self._errors["drop_tap_error"] += 1
         return packets
 

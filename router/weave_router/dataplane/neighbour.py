@@ -46,7 +46,7 @@ class Neighbour:
         self.link = link
         self.cipher = cipher
         self.events = events
-        self._queues: tuple[list[tuple[bytes, bytes | Segments]], list[tuple[bytes, bytes | Segments]]] = ([], [])
+        self._queues: list[list[tuple[bytes, bytes | Segments]]] = [[], []]  # without and with DF
 
     def queue(self, prefix: bytes, frame: bytes | Segments, *, df: bool) -> None:
         """Append a frame, or the segments of a superframe, with the 12 bytes of its peers' names."""
@@ -61,6 +61,7 @@ class Neighbour:
         queue = self._queues[df]
         if not queue:
             return [], 0
+        self._queues[df] = []  # first, so that a frame that we stumble over is not met again
         runs: list[PacketRun] = []
         packets: list[bytes] = []
         share_limit = self.link.path_mtu.limit - self.cipher.packet_overhead
@@ -93,7 +94,6 @@ class Neighbour:
                 waiting_bytes += size
         if waiting:
             packets.append(seal(b"".join(waiting), df=df))
-        queue.clear()
         return [*runs, *equal_runs(packets)], dropped
 
     def _seal_segments(self, prefix: bytes, segments: Segments, *, df: bool) -> Iterator[PacketRun]:

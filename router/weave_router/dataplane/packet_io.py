@@ -64,7 +64,10 @@ class PacketIO(Protocol):
         """Return when there may be something to capture or to receive."""
 
     def capture(self) -> list[bytes]:
-        """A burst of frames from the bridge, each behind its virtio-net header; empty when there is none."""
+        """A burst of frames from the bridge, each behind its virtio-net header; empty when there is none.
+
+        Raises `HostError` when the device has been taken away.
+        """
 
     joins_udp: bool
     """Whether the bridge takes superframes of UDP."""
