@@ -108,9 +108,9 @@ def _failed(error: BaseException, parent: _Parent, *, started: bool) -> int:
     causes = list(leaves(error))
     explained = all(isinstance(cause, (WeaveError, RouterError)) for cause in causes)
     text = "; ".join(str(cause) or repr(cause) for cause in causes)
-    if explained and not started:
-        _log.error("%s", text)  # in the foreground, this is what the operator sees
-        parent.tell({"error": text})
+    if explained:  # something that the operator can repair: where in the program it was met says nothing
+        _log.error("%s", f"the daemon ends: {text}" if started else text)
+        parent.tell({"error": text})  # somebody may still wait
         return 1
     _log.critical("the daemon failed: %s", text, exc_info=error)
     parent.tell({"error": f"the daemon failed: {text}; its log holds the details"})
