@@ -7,10 +7,10 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from lab.network import wait_until
+from lab.network import Container, wait_until
 
 if TYPE_CHECKING:
-    from lab.network import Container, Host, Lab
+    from lab.network import Host, Lab
 
 
 class WeaveNet28:
@@ -77,8 +77,6 @@ class WeaveNet28:
 
     def container(self, label: str, address: str, mtu: int = 1376) -> Container:
         """Start a container on this host, joined as Weave Net's own tools do: no transmit checksum offload."""
-        from lab.network import Container
-
         container = self._lab.add(Container(self._lab.name(f"{self.host.label}-{label}"), label))
         outer = f"vethwepl{label}"
         self.host.ip(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LINK_TIMEOUT_S = 60.0
 ROUTES_FOLLOW_S = 2.0
 RETRY_CEILING_S = 30.0
+HANDSHAKE_S = 3.0
+"""From the attempt until everybody has been told, gossip included."""
 SETTLED_S = 2.0
 """No copy of a frame may arrive later than this after a change."""
 INTERVAL_S = 0.02
@@ -94,7 +96,7 @@ def test_a_ring_loses_a_link_and_gets_it_back(lab: Lab) -> None:
         marks.append(time.monotonic())
 
         lab.heal(links[0])
-        wait_until(lambda: whole(hosts, 2), RETRY_CEILING_S + 15, "the link to be back")
+        wait_until(lambda: whole(hosts, 2), RETRY_CEILING_S + HANDSHAKE_S, "the link to be back")
         time.sleep(SETTLED_S)
         marks.append(time.monotonic())
         time.sleep(STEADY_S)

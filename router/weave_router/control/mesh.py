@@ -245,7 +245,7 @@ class Mesh:
             state = channel.complete_state()
             if state is not None:
                 connection.outbox.gossip(channel_name, state)
-        self._examine_targets(now)
+        self.examine_targets(now)
         return connection
 
     def _settle_duplicate(self, features: Features, uid: int, now: float) -> None:
@@ -283,7 +283,7 @@ class Mesh:
             self._remove(connection, now)
         if connection.outbound:
             self.targets.ended(connection.address, reason, now)
-        self._examine_targets(now)
+        self.examine_targets(now)
 
     def dial_failed(self, address: str, error: Exception | str, now: float) -> None:
         """An attempt failed before its connection was added."""
@@ -293,7 +293,7 @@ class Mesh:
             if isinstance(error, ConnectionRefused) and error.duplicate_of is not None:
                 self.targets.leads_to(address, error.duplicate_of)
             self.targets.ended(address, str(error), now)
-        self._examine_targets(now)
+        self.examine_targets(now)
 
     def _drop(self, connection: MeshConnection, reason: str, now: float) -> None:
         self._remove(connection, now)
@@ -453,7 +453,7 @@ class Mesh:
         if merge.new:
             self._request_routes(now)
             self._settle_short_id(now)
-            self._examine_targets(now)
+            self.examine_targets(now)
         if self._timers.garbage is None:
             self._timers.garbage = now + GARBAGE_DELAY
 
@@ -477,7 +477,8 @@ class Mesh:
             self._request_routes(now)
             self._settle_short_id(now)
 
-    def _examine_targets(self, now: float) -> None:
+    def examine_targets(self, now: float) -> None:
+        """Dial what is worth a connection now; the shell calls it when the operator changed the direct peers."""
         room = self._limit - len(self.connections) if self._limit else None
         present = [OpenConnection(c.address, c.outbound, c.peer) for c in self.connections.values()]
         for address in self.targets.due(present, self.topology.records, room, now):
@@ -490,10 +491,6 @@ class Mesh:
         timers = self._timers
         times = (timers.gossip, timers.update, timers.routes, timers.garbage, self.targets.next_try())
         return min(time for time in times if time is not None)
-
-    def examine_targets(self, now: float) -> None:
-        """The operator changed the direct peers."""
-        self._examine_targets(now)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
@@ -515,7 +512,7 @@ class Mesh:
                     self.gossip(name, state)
         next_try = self.targets.next_try()
         if next_try is not None and now >= next_try:
-            self._examine_targets(now)
+            self.examine_targets(now)
 
     def _recalculate(self) -> None:
         self._timers.routes = None

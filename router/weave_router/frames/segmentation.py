@@ -26,7 +26,7 @@ VNET_BYTES = VNET_HEADER.size
 PLAIN_VNET_HEADER = bytes(VNET_BYTES)
 """Header of an ordinary frame with complete checksums."""
 NEEDS_CHECKSUM = 1
-GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 0, 1, 4, 5, 0x80
+GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 4, 5, 0x80
 MAX_SEGMENTS = 2048
 """Linux cuts no TCP segment smaller than 48 bytes (tcp_min_snd_mss), and UDP into 128 at the most."""
 MAX_IPV6_HEADERS = 256

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from weave_router.control.mesh import printable
 from weave_router.control.targets import Target, TargetState
-from weave_router.sleeve.path_mtu import START_MTU
 from weave_router.status import ConnectionStatus, MacStatus, PeerLinkStatus, PeerStatus, RouterStatus
 from weave_router.wire.features import SLEEVE
 from weave_router.wire.peer_name import PeerName, format_peer_name
@@ -119,7 +118,7 @@ def _live(mesh: Mesh, neighbours: Mapping[MeshConnection, Neighbour]) -> Iterato
             overlay=SLEEVE if established else "none",
             encrypted=bool(cipher),
             cipher=cipher,
-            mtu=mtu if mtu != START_MTU else START_MTU,
+            mtu=mtu,
             attrs=attrs,
         )
 

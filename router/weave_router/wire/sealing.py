@@ -10,7 +10,6 @@ from nacl.exceptions import CryptoError
 
 from weave_router.errors import ProtocolError
 
-KEY_BYTES = 32
 SEAL_BYTES = bindings.crypto_secretbox_MACBYTES
 _DIALLER, _TCP = 0x80, 0x40
 
