@@ -154,7 +154,19 @@ async def test_kernel_settings(host: Host, world: World) -> None:
     keys = [f"net.ipv4.neigh.ethwe.{name}" for name in timings] + ["net.ipv6.conf.ethwe.accept_ra"]
     assert inside(web, "sysctl", "-n", *keys).split() == ["5", "2", "1", "0"]
     assert "tx-checksumming: on" in inside(web, "ethtool", "-k", "ethwe")
+    (inner,) = ip_json("-n", Path(web).name, "-d", "link", "show", "ethwe")
+    assert inner["gso_max_size"] == veth.superframe_limit(MTU) < 65536
     assert ip_json("-n", Path(web).name, "addr", "show", "ethwe")[0]["addr_info"][0]["broadcast"] == "10.2.1.255"
+
+
+@pytest.mark.parametrize("mtu", [1280, 1376, 1410, 1500, 8916, 65000])
+@pytest.mark.parametrize("headers", [40, 52, 72])
+def test_a_superframe_of_a_stream_leaves_with_one_call(mtu: int, headers: int) -> None:
+    """udp(7): 64 packets and 65 507 bytes; TCP fills the limit less its largest headers with whole segments."""
+    largest_headers = 321
+    segments = (veth.superframe_limit(mtu) - largest_headers) // (mtu - headers)
+    most = max(min(64, 65507 // (mtu + 14 + 20 + 24)), 1)
+    assert most - 1 <= segments <= most
 
 
 @on_linux

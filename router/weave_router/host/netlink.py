@@ -147,6 +147,11 @@ class Netlink:
         with explained(f"set an MTU of {mtu}"):
             self._ipr.link("set", index=index, mtu=mtu)
 
+    def set_superframe_limit(self, index: int, size: int) -> None:
+        """Set how many bytes of a stream a device takes as one superframe (gso_max_size); old kernels ignore it."""
+        with explained(f"limit superframes to {size} bytes"):
+            self._ipr.link("set", index=index, gso_max_size=size)
+
     def set_mac(self, index: int, mac: str) -> None:
         """Set a device's MAC address."""
         with explained(f"set the MAC address {mac}"):
