@@ -13,7 +13,7 @@ import trio
 from weave_router.testing.simulated_cluster import SimulatedCluster, address, wait_until
 from weave_router.testing.simulated_links import LinkConditions
 from weave_router.testing.simulated_run import SimulationStuck, run_simulation
-from weave_router.testing.single_packets import receive_packets, send_packets
+from weave_router.testing.single_packets import capture_packets, receive_packets, send_packets
 
 if TYPE_CHECKING:
     from weave_router.testing.simulated_network import SimulatedHost, SimulatedNetwork
@@ -205,7 +205,7 @@ def test_frames_are_captured_and_recorded() -> None:
         host.frames_in(b"frame 1", b"frame 2")
         host.packets_in(b"with header")
         await a.wait()
-        assert a.capture() == [bytes(10) + b"frame 1", bytes(10) + b"frame 2", b"with header"]
+        assert capture_packets(a) == [bytes(10) + b"frame 1", bytes(10) + b"frame 2", b"with header"]
         await trio.sleep(3)
         assert a.inject([b"back"]) == 0
         assert [(frame.time, frame.frame) for frame in host.injected] == [(3.0, b"back")]

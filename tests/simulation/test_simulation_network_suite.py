@@ -11,7 +11,7 @@ import trio
 from weave_router.errors import HostError, TargetError
 from weave_router.shell.network import Network, TrioNetwork
 from weave_router.testing.simulated_run import run_simulation
-from weave_router.testing.single_packets import receive_packets, send_packets
+from weave_router.testing.single_packets import capture_packets, receive_packets, send_packets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -238,7 +238,7 @@ def test_datagrams(run: Run) -> None:
             with pytest.raises(HostError):
                 network.open_packet_io(None, ip, port)
             assert receive_packets(io) == []
-            assert io.capture() == []
+            assert capture_packets(io) == []
             assert io.interface == ""
             assert io.inject([bytes(60)]) == 1
             packets = [b"one", b"two", b"three!"]

@@ -14,6 +14,7 @@ import trio
 from weave_router.dataplane.forwarder import Forwarder
 from weave_router.dataplane.mac_table import SWEEP_INTERVAL
 from weave_router.dataplane.neighbour import equal_runs
+from weave_router.dataplane.patience import Patience
 from weave_router.errors import HostError, ProtocolError
 from weave_router.log_limit import LOG_INTERVAL, LogLimit
 from weave_router.sleeve.cipher import Replayed
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORK_SECONDS = 0.002
-WORTHWHILE_ROWS = 3
-"""More packets than this in one piece are tried as one array."""
+WORTHWHILE_BYTES = 1500
+"""More than this, in packets of one length, is tried as one array."""
 
 
 class DataPlane:
@@ -49,6 +50,8 @@ class DataPlane:
         self._by_wire_name: dict[bytes, Neighbour] = {}
         self._timers_changed = trio.Event()
         self._log_limit = LogLimit()
+        self._patience = Patience()
+        self._looked = False
 
     # --- for the control plane --------------------------------------------------------------------------------------
 
@@ -90,14 +93,18 @@ class DataPlane:
             nursery.start_soon(self._run_timers)
             nursery.start_soon(self._sweep)
             while True:
+                idle_since = trio.current_time()
+                looked = self._looked
                 await self.io.wait()
+                if not looked:
+                    self._patience.slept(trio.current_time() - idle_since)
                 self._work_a_while()
                 await trio.lowlevel.checkpoint()
 
     def _work_a_while(self) -> None:
         end = trio.current_time() + WORK_SECONDS
         try:
-            while self._work() and trio.current_time() < end:
+            while (self._work() or self._look()) and trio.current_time() < end:
                 pass
         except HostError:
             raise  # without its devices a router is of no use
@@ -108,6 +115,16 @@ class DataPlane:
             if self._log_limit.allows("internal error", trio.current_time()):
                 log.exception("Internal error in the data plane; a burst was lost (please report this)")
 
+    def _look(self) -> bool:
+        """Whether something has come while we looked for it; nothing was looked for where that is not worthwhile."""
+        seconds = self._patience.seconds
+        self._looked = seconds > 0
+        if not self._looked:
+            return False
+        found = self.io.poll(seconds)
+        self._patience.looked(found=found)
+        return found
+
     def _work(self) -> bool:
         """One burst in each direction; False when there was nothing to do."""
         io, forwarder = self.io, self.forwarder
@@ -115,9 +132,9 @@ class DataPlane:
         bursts = io.receive()
         for datagrams in bursts:
             self._receive(datagrams, now)
-        packets = io.capture()
-        for packet in packets:
-            forwarder.captured(packet, now)
+        captured = io.capture()
+        if captured:
+            forwarder.captured_burst(captured, now)
         if forwarder.injected:
             refused = io.inject(forwarder.injected)
             if refused:
@@ -126,29 +143,30 @@ class DataPlane:
             forwarder.injected.clear()
         if forwarder.pending:
             self._flush(now)
-        return bool(bursts or packets)
+        return bool(bursts or captured)
 
     def _receive(self, datagrams: Datagrams, now: float) -> None:
-        data, size = datagrams.data, datagrams.size
-        self.forwarder.counters["bytes_received"] += len(data)
-        if len(data) > WORTHWHILE_ROWS * size and self._receive_rows(datagrams, now):
-            return
-        for packet in datagrams.split():
-            self._receive_packet(packet, datagrams.source, now)
+        self.forwarder.counters["bytes_received"] += datagrams.total
+        if datagrams.total <= WORTHWHILE_BYTES or not self._receive_rows(datagrams, now):
+            for packet in datagrams.split():
+                self._receive_packet(packet, datagrams.source, now)
 
     def _receive_rows(self, datagrams: Datagrams, now: float) -> bool:
         """Try to open datagrams as rows of one array; False when that does not work."""
-        data, source = datagrams.data, datagrams.source
-        neighbour = self._by_wire_name.get(bytes(data[:NAME_BYTES]))
+        neighbour = self._by_wire_name.get(datagrams.buffer[:NAME_BYTES].tobytes())
         if neighbour is None:
             return False
         try:
-            rows, last = neighbour.cipher.open_rows(data, datagrams.size)
+            rows, last = neighbour.cipher.open_rows(datagrams.rows, datagrams.last)
         except ProtocolError:
             return False
-        self.forwarder.counters["packets_received"] += len(rows)
-        if not self.forwarder.received_rows(neighbour, rows, last, now):
-            self._receive_unlike(neighbour, rows, last, source, now)
+        forwarder = self.forwarder
+        forwarder.counters["packets_received"] += len(rows)
+        handled = forwarder.received_rows(neighbour, rows, last, now)
+        if 0 < handled < len(rows):  # a second run is likely, more of them mean mixed traffic
+            handled += forwarder.received_rows(neighbour, rows[handled:], last, now)
+        if handled < len(rows):
+            self._receive_unlike(neighbour, rows[handled:], last, datagrams.source, now)
         return True
 
     def _receive_unlike(

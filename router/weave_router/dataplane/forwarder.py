@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from weave_router.dataplane.captured import WORTHWHILE_ROWS
 from weave_router.dataplane.duplicates import DuplicateFilter
 from weave_router.dataplane.mac_table import MacTable
-from weave_router.dataplane.neighbour import SEGMENT_HEADROOM, Neighbour
+from weave_router.frames.alike import LOOKED_AT, alike, gather, is_alike
 from weave_router.frames.ethernet import HEADER_BYTES, SPANNING_TREE, ZERO_HEADER, is_group
 from weave_router.frames.ipv4 import Kind, classify, fragment, fragmentation_needed
 from weave_router.frames.joining import join
@@ -29,16 +32,17 @@ from weave_router.frames.segmentation import (
     complete_checksum,
     cut,
 )
-from weave_router.sleeve.codec import is_special, split_frames
+from weave_router.sleeve.codec import FIRST_FRAME, FRAME_HEADER_BYTES, NAME_BYTES, is_special, split_frames
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from weave_router.control.routes import Routes
+    from weave_router.dataplane.captured import CapturedBurst
+    from weave_router.dataplane.neighbour import Neighbour
     from weave_router.frames.joining import Superframe
 
 
@@ -71,41 +75,83 @@ class Forwarder:
 
     # --- from the bridge --------------------------------------------------------------------------------------------
 
-    def captured(self, packet: bytes, now: float) -> None:
+    def captured_burst(self, burst: CapturedBurst, now: float) -> None:
+        """Frames from the bridge."""
+        for piece in burst.pieces():
+            if isinstance(piece, memoryview):
+                self.captured(piece, now)
+            else:
+                self._captured_rows(piece, now)
+
+    def captured(self, packet: bytes | memoryview, now: float) -> None:
         """A frame from the bridge, behind its virtio-net header."""
-        counters = self.counters
-        counters["frames_captured"] += 1
-        if len(packet) < VNET_BYTES + HEADER_BYTES or packet.startswith(ZERO_HEADER, VNET_BYTES):
-            counters["drop_malformed_frame"] += 1
-            return
-        destination = packet[10:16]
-        if not self.macs.learn_local(packet[16:22], now):
-            counters["drop_foreign_source_mac"] += 1
-            return
-        if destination == SPANNING_TREE:
-            return
-        owner = self.macs.owner(destination)
-        if owner == self.ourselves:
+        self.counters["frames_captured"] += 1
+        head = bytes(packet[: VNET_BYTES + HEADER_BYTES])
+        if not self._is_to_be_sent(head, 1, now):
             return
         try:
             frame = self._complete(packet)
         except SegmentationError:
-            counters["drop_malformed_frame"] += 1
+            self.counters["drop_malformed_frame"] += 1
             return
+        self._from_bridge(head, frame)
+
+    def _captured_rows(self, packets: NDArray[np.uint8], now: float) -> None:
+        """Packets of equal length. Those that are treated alike are sent as one array, unless that is for few only."""
+        start, count = 0, len(packets)
+        disappointments = 0
+        while start < count and disappointments < 2 and packets.shape[1] >= VNET_BYTES + LOOKED_AT:
+            run = alike(packets[start:], VNET_BYTES)
+            if run < WORTHWHILE_ROWS or packets[start, 1]:
+                disappointments += 1
+                for packet in packets[start : start + run]:
+                    self.captured(packet.data, now)
+            else:
+                self._captured_alike(packets[start : start + run], now)
+            start += run
+        for packet in packets[start:]:
+            self.captured(packet.data, now)
+
+    def _captured_alike(self, packets: NDArray[np.uint8], now: float) -> None:
+        count = len(packets)
+        self.counters["frames_captured"] += count
+        head = packets[0, : VNET_BYTES + HEADER_BYTES].tobytes()
+        if not self._is_to_be_sent(head, count, now):
+            return
+        try:
+            frames = gather(packets, FIRST_FRAME)
+        except SegmentationError:
+            self.counters["drop_malformed_frame"] += count
+            return
+        self._from_bridge(head, frames)
+
+    def _is_to_be_sent(self, head: bytes, count: int, now: float) -> bool:
+        """Learn from frames of ours; `head`: virtio-net and Ethernet header. False if they are not for others."""
+        if len(head) < VNET_BYTES + HEADER_BYTES or head.startswith(ZERO_HEADER, VNET_BYTES):
+            self.counters["drop_malformed_frame"] += count
+            return False
+        if not self.macs.learn_local(head[16:22], now):
+            self.counters["drop_foreign_source_mac"] += count
+            return False
+        destination = head[10:16]
+        return destination != SPANNING_TREE and self.macs.owner(destination) != self.ourselves
+
+    def _from_bridge(self, head: bytes, frame: bytes | Segments) -> None:
+        owner = self.macs.owner(head[10:16])
         if owner is None:
             self._broadcast(self._own_bytes, self.ourselves, frame)
         else:
             self._unicast(owner, self._own_bytes + owner.to_bytes(6), frame)
 
-    def _complete(self, packet: bytes) -> bytes | Segments:
+    def _complete(self, packet: bytes | memoryview) -> bytes | Segments:
         """The frame without virtio header and with complete checksums; superframes are cut."""
         flags, gso_type, _, _, start, offset = VNET_HEADER.unpack_from(packet)
         if gso_type:
-            segments = cut(packet, SEGMENT_HEADROOM)
+            segments = cut(packet, FIRST_FRAME)
             self.counters["superframes_captured"] += 1
             self.counters["frames_captured"] += segments.count - 1
             return segments
-        frame = packet[VNET_BYTES:]
+        frame = bytes(packet[VNET_BYTES:])
         return complete_checksum(frame, start, offset) if flags & NEEDS_CHECKSUM else frame
 
     # --- from a neighbour -------------------------------------------------------------------------------------------
@@ -140,27 +186,51 @@ class Forwarder:
                 self._delivered(neighbour, source, source_bytes, frame, now)
         return special
 
-    def received_rows(self, neighbour: Neighbour, rows: NDArray[np.uint8], last: int, now: float) -> bool:
+    def received_rows(self, neighbour: Neighbour, rows: NDArray[np.uint8], last: int, now: float) -> int:
         """The opened content of a burst of packets, one per row behind 6 bytes of room; `last`: bytes of the last row.
 
-        Returns False, having done nothing, unless each row holds one container's frame, all between the same peers
-        and the same MAC addresses: such a burst is for `received`, packet by packet.
+        Handles, from the first row on, packets with frames of one length, between the same peers and MAC addresses,
+        that are treated alike. Returns how many rows that were; the next one, if any, is for `received`.
         """
         stride = rows.shape[1]
-        if stride < SEGMENT_HEADROOM + HEADER_BYTES or last < SEGMENT_HEADROOM + HEADER_BYTES:
-            return False
-        heads = rows[:, 6:32]  # names, length, MAC addresses
-        first = heads[0].tobytes()
-        if first[12] << 8 | first[13] != stride - SEGMENT_HEADROOM or first[14:26] == bytes(12):
-            return False
-        expected = first if last == stride else first[:12] + (last - SEGMENT_HEADROOM).to_bytes(2) + first[14:]
-        if heads[-1].tobytes() != expected or not (heads[:-1] == heads[0]).all():
-            return False
+        if stride < FIRST_FRAME + LOOKED_AT:
+            return 0
+        length = int(rows[0, FIRST_FRAME - 2]) << 8 | int(rows[0, FIRST_FRAME - 1])
+        unit = FRAME_HEADER_BYTES + length
+        per_packet, rest = divmod(int(stride) - NAME_BYTES, unit)
+        if length < LOOKED_AT or rest:
+            return 0
+        full, shorter = divmod(last - NAME_BYTES, unit)  # whole frames of the last row; bytes behind them
+        if per_packet == 1:
+            units, headroom = rows, FIRST_FRAME
+        else:
+            units, headroom = np.ascontiguousarray(rows[:, NAME_BYTES:]).reshape(-1, unit), FRAME_HEADER_BYTES
+        count = (len(rows) - 1) * per_packet + full
+        if count == 0:
+            return 0
+        start = headroom - FRAME_HEADER_BYTES
+        run = alike(units[:count, start:], FRAME_HEADER_BYTES)
+        last_bytes = length
+        if run == count and shorter:
+            if _continues(units[0, start:].tobytes(), units[count, start : start + shorter].tobytes()):
+                run, last_bytes = count + 1, shorter - FRAME_HEADER_BYTES
+            else:
+                run -= full % per_packet  # a packet is handled as a whole
+        elif run < count:
+            run -= run % per_packet
+        if run < WORTHWHILE_ROWS:
+            return 0
+        segments = Segments(units[:run].reshape(-1), headroom, units.shape[1], run, last_bytes)
+        if not self._received_alike(neighbour, units[0, start : start + unit].tobytes(), segments, now):
+            return 0
+        return -(-run // per_packet)
+
+    def _received_alike(self, neighbour: Neighbour, first: bytes, segments: Segments, now: float) -> bool:
+        """Frames that are treated alike; `first`: the first with its header. False if they are not containers'."""
         source, destination = self._names.get(first[:6]), self._names.get(first[6:12])
-        if source is None or destination is None or is_group(first[14:20]):
-            return False  # group addresses need a look at each frame
-        count = len(rows)
-        segments = Segments(rows.reshape(-1), SEGMENT_HEADROOM, stride, count, last - SEGMENT_HEADROOM)
+        if source is None or destination is None or is_special(first[FRAME_HEADER_BYTES:]):
+            return False
+        count = segments.count
         self.counters["frames_received"] += count
         if destination != self.ourselves:
             self._transit(neighbour, destination, first[:12], segments)
@@ -187,13 +257,20 @@ class Forwarder:
         if is_group(macs) and not from_parent:
             self.counters["drop_not_from_parent"] += _count(frame)
             return
-        if (
-            isinstance(frame, bytes)
-            and is_group(macs)
-            and not self._duplicates.accept(source, neighbour.name, frame, now)
-        ):
-            self.counters["drop_duplicate"] += 1
-            return
+        if is_group(macs):
+            frames = [frame] if isinstance(frame, bytes) else frame.frames()
+            new = [each for each in frames if self._duplicates.accept(source, neighbour.name, each, now)]
+            if len(new) < len(frames):
+                self.counters["drop_duplicate"] += len(frames) - len(new)
+                for each in new:
+                    self._accepted(source, source_bytes, each, now, from_parent=from_parent)
+                return
+        self._accepted(source, source_bytes, frame, now, from_parent=from_parent)
+
+    def _accepted(
+        self, source: PeerName, source_bytes: bytes, frame: bytes | Segments, now: float, *, from_parent: bool
+    ) -> None:
+        macs = frame[:12] if isinstance(frame, bytes) else frame.first(12)
         self.macs.learn_remote(macs[6:], source, now)
         if isinstance(frame, bytes):
             self.injected.append(frame)
@@ -266,6 +343,16 @@ class Forwarder:
         origin = self._names.get(prefix[:6])
         if origin is not None:
             self._unicast(origin, prefix[6:] + prefix[:6], reply)
+
+
+def _continues(frame: bytes, shorter: bytes) -> bool:
+    """Whether the last, shorter frame of a burst is treated as the others are; both with their headers."""
+    return (
+        len(shorter) >= FRAME_HEADER_BYTES
+        and shorter[:12] == frame[:12]
+        and int.from_bytes(shorter[12:14]) == len(shorter) - FRAME_HEADER_BYTES
+        and is_alike(frame[FRAME_HEADER_BYTES:], shorter[FRAME_HEADER_BYTES:])
+    )
 
 
 def _count(frame: bytes | Segments) -> int:

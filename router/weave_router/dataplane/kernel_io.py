@@ -12,12 +12,15 @@ import os
 import select
 import socket
 import struct
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytun
 import trio
 
+from weave_router.dataplane.captured import ROOM, SLOT_BYTES, CapturedBurst, slots_of
 from weave_router.dataplane.memory import keep_freed_memory
 from weave_router.dataplane.packet_io import Datagrams
 from weave_router.errors import HostError
@@ -31,7 +34,11 @@ if TYPE_CHECKING:
     from weave_router.sleeve.link import Address
 
 MAX_BURST = 64
-"""Reads of one descriptor per burst."""
+"""Groups of datagrams per burst."""
+RECEIVE_BYTES = 128 << 10
+"""A burst ends when it has reached this size."""
+CAPTURE_SLOTS = 64
+"""A burst is 64 small frames, or two superframes and a few of them: larger ones fill the processor's caches."""
 SOCKET_BUFFER_BYTES = 8 << 20
 _READ_BYTES = 65536 + 64
 
@@ -70,7 +77,11 @@ class KernelIO:
         if self._tap_fd is not None:
             self._epoll.register(self._tap_fd, select.EPOLLIN)
         self._df: bool | None = None
-        self._buffer = bytearray(_READ_BYTES)
+        self._received = np.zeros(RECEIVE_BYTES + 2 * _READ_BYTES, np.uint8)
+        self._captured = np.zeros(CAPTURE_SLOTS * SLOT_BYTES + _READ_BYTES, np.uint8)
+        view = self._captured.data
+        begins = range(ROOM, CAPTURE_SLOTS * SLOT_BYTES, SLOT_BYTES)
+        self._rooms = [[view[begin : begin + _READ_BYTES]] for begin in begins]
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
@@ -124,26 +135,39 @@ class KernelIO:
         """Return when there may be something to capture or to receive."""
         await trio.lowlevel.wait_readable(self._epoll.fileno())
 
-    def capture(self) -> list[bytes]:
-        """A burst of frames from the bridge, each behind its virtio-net header."""
+    def poll(self, seconds: float) -> bool:
+        """Whether there is something to capture or to receive; looks again and again for so long."""
+        ready = self._epoll.poll
+        if ready(0, 1):
+            return True
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            os.sched_yield()  # whom we wait for may need this processor
+            if ready(0, 1):
+                return True
+        return False
+
+    def capture(self) -> CapturedBurst:
+        """A burst of frames from the bridge."""
+        slots: list[int] = []
+        lengths: list[int] = []
         fd = self._tap_fd
-        packets: list[bytes] = []
-        if fd is None:
-            return packets
-        read = os.read
-        try:
-            for _ in range(MAX_BURST):
-                packet = read(fd, _READ_BYTES)
-                packets.append(packet)
-                if len(packet) > 16384:
-                    break  # a superframe is a burst of its own
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno == errno.EBADFD:
-                raise HostError(f"device {self.interface.split()[0]} has been removed by somebody else") from error
-            self._errors["drop_tap_error"] += 1
-        return packets
+        if fd is not None:
+            read, rooms = os.readv, self._rooms
+            slot = 0
+            try:
+                while slot < len(rooms):
+                    length = read(fd, rooms[slot])
+                    slots.append(slot)
+                    lengths.append(length)
+                    slot += slots_of(length)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno == errno.EBADFD:
+                    raise HostError(f"device {self.interface.split()[0]} has been removed by somebody else") from error
+                self._errors["drop_tap_error"] += 1
+        return CapturedBurst(self._captured, slots, lengths)
 
     def inject(self, frames: Sequence[bytes | Superframe]) -> int:
         """Hand frames to the bridge; returns how many writes the kernel refused."""
@@ -165,18 +189,28 @@ class KernelIO:
     def receive(self) -> list[Datagrams]:
         """A burst of datagrams."""
         burst: list[Datagrams] = []
-        buffer = self._buffer
+        buffer, view = self._received, self._received.data
         receive = self._udp.recvmsg_into
-        total = 0
+        place = 0
+        latest: Datagrams | None = None
         try:
-            while len(burst) < MAX_BURST and total < 2 * _READ_BYTES:
-                length, control, _, source = receive([buffer], 64)
+            while place <= RECEIVE_BYTES and len(burst) < MAX_BURST:
+                length, control, _, source = receive([view[place : place + _READ_BYTES]], 64)
                 size = length
                 for level, kind, data in control:
                     if level == socket.SOL_UDP and kind == _UDP_GRO:
                         (size,) = struct.unpack("i", data[:4])
-                burst.append(Datagrams(buffer[:length], size, source))
-                total += length
+                if length == 0:
+                    continue
+                if latest and latest.size == size and latest.source == source and latest.total == len(latest.buffer):
+                    start = place - latest.total
+                    latest.total += length
+                else:
+                    start = place
+                    latest = Datagrams(buffer[:0], size, length, source)
+                    burst.append(latest)
+                place = start + -(-latest.total // size) * size
+                latest.buffer = buffer[start:place]
         except BlockingIOError:
             pass
         except OSError:

@@ -8,7 +8,7 @@ import numpy as np
 
 from weave_router.dataplane.packet_io import MAX_RUN_BYTES, MAX_RUN_PACKETS, PacketRun
 from weave_router.frames.segmentation import Segments
-from weave_router.sleeve.codec import FRAME_HEADER_BYTES, MAX_DATAGRAM, NAME_BYTES
+from weave_router.sleeve.codec import FIRST_FRAME, FRAME_HEADER_BYTES, MAX_DATAGRAM, NAME_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from weave_router.sleeve.cipher import Cipher
     from weave_router.sleeve.link import SleeveLink
     from weave_router.wire.peer_name import PeerName
-
-SEGMENT_HEADROOM = NAME_BYTES + FRAME_HEADER_BYTES
-"""Room before each segment of a superframe for the packet's name and the frame's header."""
 
 
 class LinkEvents(Protocol):
@@ -55,8 +52,7 @@ class Neighbour:
     def take_packets(self, *, df: bool) -> tuple[list[PacketRun], int]:
         """Make packets of what waits for this way; also how many frames were too large for any packet.
 
-        Frames share a packet while it stays within the path's limit; segments of a superframe, which fill a packet
-        each, do not.
+        Frames share a packet while it stays within the path's limit.
         """
         queue = self._queues[df]
         if not queue:
@@ -77,7 +73,7 @@ class Neighbour:
                         waiting, waiting_bytes = [], 0
                     runs += equal_runs(packets)
                     packets = []
-                    runs += self._seal_segments(prefix, queued, df=df)
+                    runs += self._seal_segments(prefix, queued, share_limit, df=df)
                     continue
                 frames = queued.frames()
             else:
@@ -96,18 +92,33 @@ class Neighbour:
             packets.append(seal(b"".join(waiting), df=df))
         return [*runs, *equal_runs(packets)], dropped
 
-    def _seal_segments(self, prefix: bytes, segments: Segments, *, df: bool) -> Iterator[PacketRun]:
-        """Packets of a superframe: its headers are written into the room before each segment."""
-        rows = segments.buffer.reshape(segments.count, segments.stride)
-        rows[:, NAME_BYTES:SEGMENT_HEADROOM] = np.frombuffer(prefix + segments.frame_bytes.to_bytes(2), np.uint8)
-        rows[-1, SEGMENT_HEADROOM - 2] = segments.last >> 8
-        rows[-1, SEGMENT_HEADROOM - 1] = segments.last & 0xFF
-        sealed, size = self.cipher.seal_rows(rows, segments.headroom + segments.last, df=df)
+    def _seal_segments(self, prefix: bytes, segments: Segments, share_limit: int, *, df: bool) -> Iterator[PacketRun]:
+        """Packets of frames in one buffer: as many frames in each as it holds."""
+        count, headroom, last = segments.count, segments.headroom, segments.last
+        frames = segments.buffer.reshape(count, segments.stride)
+        unit = FRAME_HEADER_BYTES + segments.frame_bytes
+        share = max(share_limit // unit, 1)
+        full = (count - 1) // share
+        rest = count - full * share  # frames in the last packet, 1..share
+        if share == 1 and headroom == FIRST_FRAME:
+            packets = frames  # the headers fit into the room before each
+            body = packets[:, NAME_BYTES:].reshape(count, 1, unit)
+        else:
+            packets = np.empty((full + 1, NAME_BYTES + share * unit), np.uint8)
+            body = packets[:, NAME_BYTES:].reshape(full + 1, share, unit)
+            body[:full, :, FRAME_HEADER_BYTES:] = frames[: full * share, headroom:].reshape(
+                full, share, segments.frame_bytes
+            )
+            body[full, :rest, FRAME_HEADER_BYTES:] = frames[full * share :, headroom:]
+        body[..., :FRAME_HEADER_BYTES] = np.frombuffer(prefix + segments.frame_bytes.to_bytes(2), np.uint8)
+        body[full, rest - 1, FRAME_HEADER_BYTES - 2 : FRAME_HEADER_BYTES] = (last >> 8, last & 0xFF)
+        last_packet = NAME_BYTES + (rest - 1) * unit + FRAME_HEADER_BYTES + last
+        sealed, size = self.cipher.seal_rows(packets, last_packet, df=df)
         step = min(MAX_RUN_PACKETS, MAX_RUN_BYTES // size)
-        for first in range(0, segments.count, step):
-            count = min(step, segments.count - first)
-            part = sealed[first * size : (first + count) * size]
-            yield PacketRun((part,), size, count, len(part))
+        for first in range(0, full + 1, step):
+            sent = min(step, full + 1 - first)
+            part = sealed[first * size : (first + sent) * size]
+            yield PacketRun((part,), size, sent, len(part))
 
 
 def equal_runs(packets: list[bytes]) -> Iterator[PacketRun]:

@@ -11,24 +11,40 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from weave_router.dataplane.captured import CapturedBurst
     from weave_router.frames.joining import Superframe
     from weave_router.sleeve.link import Address
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Datagrams:
-    """UDP payloads of one source that arrived together."""
+    """UDP payloads of one source and length that arrived together; valid until the next burst is received."""
 
-    data: bytearray
+    buffer: NDArray[np.uint8]
+    """Shape (count * size,): one payload behind the other. May be written to."""
     size: int
-    """Length of each but the last, which may be shorter; equals the length of `data` for a single one."""
+    """Length of each but the last, which may be shorter; at least 1."""
+    total: int
+    """Bytes that arrived."""
     source: Address
+
+    @property
+    def rows(self) -> NDArray[np.uint8]:
+        """The payloads as an array of shape (count, size)."""
+        return self.buffer.reshape(-1, self.size)
+
+    @property
+    def last(self) -> int:
+        """Length of the last payload."""
+        return (self.total - 1) % self.size + 1
 
     def split(self) -> Iterator[bytes]:
         """The payloads one by one."""
-        data = bytes(self.data)
-        size = max(self.size, 1)
-        yield from (data[start : start + size] for start in range(0, len(data), size))
+        data = self.buffer[: self.total].tobytes()
+        yield from (data[start : start + self.size] for start in range(0, self.total, self.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +79,11 @@ class PacketIO(Protocol):
     async def wait(self) -> None:
         """Return when there may be something to capture or to receive."""
 
-    def capture(self) -> list[bytes]:
-        """A burst of frames from the bridge, each behind its virtio-net header; empty when there is none.
+    def poll(self, seconds: float) -> bool:
+        """Whether there is something to capture or to receive; looks again and again for so long, without sleeping."""
+
+    def capture(self) -> CapturedBurst:
+        """A burst of frames from the bridge; empty when there is none.
 
         Raises `HostError` when the device has been taken away.
         """

@@ -83,7 +83,7 @@ def complete_checksum(frame: bytes, start: int, offset: int) -> bytes:
     return b"".join((frame[: start + offset], value.to_bytes(2), frame[start + offset + 2 :]))
 
 
-def cut(packet: bytes, headroom: int) -> Segments:
+def cut(packet: bytes | memoryview, headroom: int) -> Segments:
     """Cut a superframe, `packet` being virtio header and frame, leaving `headroom` bytes before each segment.
 
     Raises `SegmentationError`.

@@ -68,11 +68,11 @@ class Cipher(Protocol):
         `rows` is contiguous; it may be written to and become part of the result.
         """
 
-    def open_rows(self, data: bytearray, size: int) -> tuple[NDArray[np.uint8], int]:
-        """The rows of packets that lie in one piece, `size` bytes each but the last, and the bytes of the last row.
+    def open_rows(self, packets: NDArray[np.uint8], last: int) -> tuple[NDArray[np.uint8], int]:
+        """The rows of packets, one per row of `packets`, and the bytes of the last row. `last`: of the last packet.
 
         All or nothing: raises `PacketError` if any packet does not open or was seen before; none counts as seen then,
-        and they can be opened one by one. `data` is not changed, but may become part of the result.
+        and they can be opened one by one. `packets` is contiguous; it is not changed, but may be the result.
         """
 
 
@@ -100,13 +100,12 @@ class PlainCipher:
         stride = rows.shape[1]
         return rows.reshape(-1).data[: (len(rows) - 1) * stride + last], stride
 
-    def open_rows(self, data: bytearray, size: int) -> tuple[NDArray[np.uint8], int]:
+    def open_rows(self, packets: NDArray[np.uint8], last: int) -> tuple[NDArray[np.uint8], int]:
         """The packets themselves."""
-        last = (len(data) - 1) % size + 1
-        rows = np.frombuffer(data + bytes(size - last) if last < size else data, np.uint8).reshape(-1, size)
-        if not (rows[:, :NAME_BYTES] == rows[0, :NAME_BYTES]).all():
+        names = packets[:, :NAME_BYTES].tobytes()
+        if last < NAME_BYTES or names != names[:NAME_BYTES] * len(packets):
             raise PacketError("packets of several senders")
-        return rows, last
+        return packets, last
 
 
 class _Sealed(ABC):
@@ -116,6 +115,7 @@ class _Sealed(ABC):
 
     def __init__(self, ourselves: PeerName) -> None:
         self._name = ourselves.to_bytes(NAME_BYTES)
+        self._name_row = np.frombuffer(self._name, np.uint8)
         self._next = [0, 0]  # index 0: without DF, 1: with
         self._windows = (ReplayWindow(), ReplayWindow())
 
@@ -130,17 +130,28 @@ class _Sealed(ABC):
             raise Replayed("packet seen before")
 
     @abstractmethod
-    def _seal_into(self, w: int, frames: memoryview, packet: memoryview) -> None:
-        """Write the packet with number w; name and w are part of it."""
+    def _seal_into(self, frames: memoryview, packet: memoryview) -> None:
+        """Write what follows name and w in a packet, which has these already."""
 
     @abstractmethod
     def _open_into(self, packet: memoryview, frames: memoryview) -> None:
         """Write the frames of a packet. Raises `PacketError`."""
 
+    def _seal_each(self, first: int, source: memoryview, stride: int, target: memoryview, size: int) -> None:
+        """Seal the rows of `source` into the packets of `target`; `first`: w of the first."""
+        for start, place in zip(range(0, len(source), stride), range(0, len(target), size), strict=True):
+            self._seal_into(source[start + NAME_BYTES : start + stride], target[place : place + size])
+
+    def _open_each(self, first: int, source: memoryview, size: int, target: memoryview, stride: int) -> None:
+        """Open the packets of `source` into the rows of `target`; `first`: w of the first. Raises `PacketError`."""
+        for start, place in zip(range(0, len(source), size), range(0, len(target), stride), strict=True):
+            self._open_into(source[start : start + size], target[place + NAME_BYTES : place + stride])
+
     def seal(self, frames: bytes | memoryview, *, df: bool) -> bytes:
         """The packet of these encoded frames."""
         packet = bytearray(len(frames) + self.packet_overhead)
-        self._seal_into(self._reserve(1, df=df), memoryview(frames), memoryview(packet))
+        packet[:_SEALED_START] = self._name + _W.pack(self._reserve(1, df=df))
+        self._seal_into(memoryview(frames), memoryview(packet))
         return bytes(packet)
 
     def open(self, packet: bytes) -> bytes:
@@ -155,36 +166,32 @@ class _Sealed(ABC):
         count, stride = rows.shape
         growth = self.packet_overhead - NAME_BYTES
         size = stride + growth
+        packets = np.empty((count, size), np.uint8)
+        first = self._reserve(count, df=df)
+        packets[:, :NAME_BYTES] = self._name_row
+        packets[:, NAME_BYTES:_SEALED_START] = _numbers(first, count)
         source = rows.reshape(-1).data[: (count - 1) * stride + last]
-        target = np.empty((count - 1) * size + last + growth, np.uint8).data
-        w = self._reserve(count, df=df)
-        seal = self._seal_into
-        place = 0
-        for start in range(0, len(source), stride):
-            seal(w, source[start + NAME_BYTES : start + stride], target[place : place + size])
-            w += 1
-            place += size
+        target = packets.reshape(-1).data[: (count - 1) * size + last + growth]
+        self._seal_each(first, source, stride, target, size)
         return target, size
 
-    def open_rows(self, data: bytearray, size: int) -> tuple[NDArray[np.uint8], int]:
+    def open_rows(self, packets: NDArray[np.uint8], last: int) -> tuple[NDArray[np.uint8], int]:
         """The rows of packets, opened straight into a new array."""
-        stride = size - self.packet_overhead + NAME_BYTES
-        count = -(-len(data) // size)
-        if stride <= NAME_BYTES or (len(data) - 1) % size < self.packet_overhead:
+        count, size = packets.shape
+        growth = self.packet_overhead - NAME_BYTES
+        stride = size - growth
+        if stride <= NAME_BYTES or last < self.packet_overhead:
             raise PacketError("sealed packet that is too short")
+        numbers = packets[:, NAME_BYTES:_SEALED_START]
+        first = int.from_bytes(numbers[0].tobytes())
+        if numbers.tobytes() != _numbers(first, count).tobytes():
+            raise PacketError("packets that are not consecutive")
         rows = np.empty((count, stride), np.uint8)
-        source, target = memoryview(data), rows.reshape(-1).data
-        first = int.from_bytes(source[NAME_BYTES:_SEALED_START])
-        open_into = self._open_into
-        place = 0
-        for index, start in enumerate(range(0, len(source), size)):
-            packet = source[start : start + size]
-            if int.from_bytes(packet[NAME_BYTES:_SEALED_START]) != first + index:
-                raise PacketError("packets that are not consecutive")
-            open_into(packet, target[place + NAME_BYTES : place + NAME_BYTES + len(packet) - self.packet_overhead])
-            place += stride
+        source = packets.reshape(-1).data[: (count - 1) * size + last]
+        target = rows.reshape(-1).data[: (count - 1) * stride + last - growth]
+        self._open_each(first, source, size, target, stride)
         self._check(first, count)
-        return rows, len(data) - (count - 1) * size - self.packet_overhead + NAME_BYTES
+        return rows, last - growth
 
 
 class NaclCipher(_Sealed):
@@ -198,10 +205,9 @@ class NaclCipher(_Sealed):
         self._ours = (b"\x80" if outbound else b"\0") + bytes(15)
         self._theirs = (b"\0" if outbound else b"\x80") + bytes(15)
 
-    def _seal_into(self, w: int, frames: memoryview, packet: memoryview) -> None:
-        number = _W.pack(w)
-        packet[:_SEALED_START] = self._name + number
-        packet[_SEALED_START:] = bindings.crypto_secretbox(bytes(frames), self._ours + number, self._key)
+    def _seal_into(self, frames: memoryview, packet: memoryview) -> None:
+        nonce = self._ours + packet[NAME_BYTES:_SEALED_START]
+        packet[_SEALED_START:] = bindings.crypto_secretbox(bytes(frames), nonce, self._key)
 
     def _open_into(self, packet: memoryview, frames: memoryview) -> None:
         nonce = self._theirs + bytes(packet[NAME_BYTES:_SEALED_START])
@@ -230,33 +236,83 @@ class AeadCipher(_Sealed):
         self._seal_epochs: dict[int, AESGCM | ChaCha20Poly1305] = {}
         self._open_epochs: dict[int, AESGCM | ChaCha20Poly1305] = {}
 
-    def _seal_into(self, w: int, frames: memoryview, packet: memoryview) -> None:
-        epoch = (w & (DF_COUNTER - 1)) >> _EPOCH_BITS
-        aead = self._seal_epochs.get(epoch)
-        if aead is None:
-            aead = self._derive(self._seal_info, epoch)
-            _keep(self._seal_epochs, epoch, aead)
-        head = self._name + _W.pack(w)
-        packet[:_SEALED_START] = head
+    def _seal_into(self, frames: memoryview, packet: memoryview) -> None:
+        head = bytes(packet[:_SEALED_START])
+        aead = self._sealing(int.from_bytes(head[NAME_BYTES:]))
         aead.encrypt_into(b"\0\0\0\0" + head[NAME_BYTES:], frames, head, packet[_SEALED_START:])
 
     def _open_into(self, packet: memoryview, frames: memoryview) -> None:
         if len(packet) < self.packet_overhead:
             raise PacketError("sealed packet that is too short")
         head = bytes(packet[:_SEALED_START])
-        epoch = (int.from_bytes(head[NAME_BYTES:]) & (DF_COUNTER - 1)) >> _EPOCH_BITS
-        known = self._open_epochs.get(epoch)
-        aead = known or self._derive(self._open_info, epoch)
+        w = int.from_bytes(head[NAME_BYTES:])
+        aead = self._opening(w)
         try:
             aead.decrypt_into(b"\0\0\0\0" + head[NAME_BYTES:], packet[_SEALED_START:], head, frames)
         except InvalidTag as error:
             raise PacketError("packet does not decrypt") from error
-        if known is None:  # kept only now, so that forged numbers cannot push out the keys in use
+        self._opened(w, aead)
+
+    def _seal_each(self, first: int, source: memoryview, stride: int, target: memoryview, size: int) -> None:
+        if _epoch(first) != _epoch(first + len(target) // size):
+            super()._seal_each(first, source, stride, target, size)
+            return
+        encrypt = self._sealing(first).encrypt_into
+        place = 0
+        for start in range(NAME_BYTES, len(source), stride):
+            body = place + _SEALED_START
+            nonce = b"\0\0\0\0" + target[place + NAME_BYTES : body]
+            encrypt(nonce, source[start : start + stride - NAME_BYTES], target[place:body], target[body : place + size])
+            place += size
+
+    def _open_each(self, first: int, source: memoryview, size: int, target: memoryview, stride: int) -> None:
+        if _epoch(first) != _epoch(first + len(source) // size):
+            super()._open_each(first, source, size, target, stride)
+            return
+        aead = self._opening(first)
+        decrypt = aead.decrypt_into
+        place = NAME_BYTES
+        try:
+            for start in range(0, len(source), size):
+                body = start + _SEALED_START
+                nonce = b"\0\0\0\0" + source[start + NAME_BYTES : body]
+                frames = target[place : place + stride - NAME_BYTES]
+                decrypt(nonce, source[body : start + size], source[start:body], frames)
+                place += stride
+        except InvalidTag as error:
+            raise PacketError("packet does not decrypt") from error
+        self._opened(first, aead)
+
+    def _sealing(self, w: int) -> AESGCM | ChaCha20Poly1305:
+        epoch = _epoch(w)
+        aead = self._seal_epochs.get(epoch)
+        if aead is None:
+            aead = self._derive(self._seal_info, epoch)
+            _keep(self._seal_epochs, epoch, aead)
+        return aead
+
+    def _opening(self, w: int) -> AESGCM | ChaCha20Poly1305:
+        epoch = _epoch(w)
+        return self._open_epochs.get(epoch) or self._derive(self._open_info, epoch)
+
+    def _opened(self, w: int, aead: AESGCM | ChaCha20Poly1305) -> None:
+        """Keep a key only once it has opened something, so that forged numbers cannot push out the keys in use."""
+        epoch = _epoch(w)
+        if epoch not in self._open_epochs:
             _keep(self._open_epochs, epoch, aead)
 
     def _derive(self, info: bytes, epoch: int) -> AESGCM | ChaCha20Poly1305:
         expand = HKDFExpand(hashes.SHA256(), 32, info + epoch.to_bytes(8))
         return self._algorithm(expand.derive(self._prk))
+
+
+def _epoch(w: int) -> int:
+    return (w & (DF_COUNTER - 1)) >> _EPOCH_BITS
+
+
+def _numbers(first: int, count: int) -> NDArray[np.uint8]:
+    """The bytes of `count` consecutive w, as an array of shape (count, 8)."""
+    return np.arange(first, first + count, dtype=np.uint64).astype(">u8").view(np.uint8).reshape(count, _W.size)
 
 
 def _keep(epochs: dict[int, AESGCM | ChaCha20Poly1305], epoch: int, aead: AESGCM | ChaCha20Poly1305) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 NAME_BYTES = 6
 FRAME_HEADER_BYTES = 14
 """Source peer, destination peer, length."""
+FIRST_FRAME = NAME_BYTES + FRAME_HEADER_BYTES
+"""Where the first frame of a plain packet begins: room that a frame needs before it to become a packet in place."""
 MAX_DATAGRAM = 65507
 """Largest UDP payload in bytes."""
 IP_UDP_BYTES = 28

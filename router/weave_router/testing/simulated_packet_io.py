@@ -7,14 +7,17 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import trio
 
+from weave_router.dataplane.captured import burst_of
 from weave_router.dataplane.packet_io import Datagrams
 from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from weave_router.dataplane.captured import CapturedBurst
     from weave_router.dataplane.packet_io import PacketRun
     from weave_router.frames.joining import Superframe
     from weave_router.sleeve.link import Address
@@ -141,9 +144,13 @@ class SimulatedPacketIO:
         while not (self._frames or self._datagrams):
             await self._arrived.park()
 
-    def capture(self) -> list[bytes]:
+    def poll(self, seconds: float) -> bool:
+        """Whether there is something to capture or to receive; no time passes."""
+        return bool(self._frames or self._datagrams)
+
+    def capture(self) -> CapturedBurst:
         """A burst of frames from the bridge."""
-        return [self._frames.popleft() for _ in range(min(len(self._frames), MAX_BURST))]
+        return burst_of([self._frames.popleft() for _ in range(min(len(self._frames), MAX_BURST))])
 
     def inject(self, frames: Sequence[bytes | Superframe]) -> int:
         """Record frames for the bridge, superframes in pieces; all are refused where there is no TAP."""
@@ -161,10 +168,11 @@ class SimulatedPacketIO:
             data, source = self._datagrams.popleft()
             self._waiting_bytes -= len(data)
             last = burst[-1] if burst else None
-            if last is not None and last.source == source and last.size == len(data) and last.size:
-                last.data.extend(data)
-            else:
-                burst.append(Datagrams(bytearray(data), len(data), source))
+            if last is not None and last.source == source and last.size == len(data):
+                last.buffer = np.append(last.buffer, np.frombuffer(data, np.uint8))
+                last.total += len(data)
+            elif data:
+                burst.append(Datagrams(np.frombuffer(bytearray(data), np.uint8), len(data), len(data), source))
         return burst
 
     def send(self, runs: Sequence[PacketRun], remote: Address, *, df: bool) -> bool:
