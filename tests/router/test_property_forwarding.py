@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weave_router.control.routes import Routes
+from weave_router.dataplane.captured import burst_of
 from weave_router.dataplane.forwarder import Forwarder
 from weave_router.dataplane.neighbour import Neighbour
 from weave_router.frames.segmentation import PLAIN_VNET_HEADER
@@ -84,7 +85,7 @@ class Mesh:
 
     def capture(self, name: PeerName, captured: bytes, now: float = 1.0) -> None:
         """A container at this peer sends a frame; everything that follows from it happens."""
-        self.forwarders[name].captured(PLAIN_VNET_HEADER + captured, now)
+        self.forwarders[name].captured_burst(burst_of([PLAIN_VNET_HEADER + captured]), now)
         self.settle(now)
 
     def settle(self, now: float) -> None:

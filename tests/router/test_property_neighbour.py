@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weave_router.control.routes import Routes
+from weave_router.dataplane.captured import burst_of
 from weave_router.dataplane.forwarder import Forwarder
 from weave_router.dataplane.neighbour import Neighbour
 from weave_router.dataplane.packet_io import MAX_RUN_BYTES, MAX_RUN_PACKETS, PacketRun
 from weave_router.frames.ipv4 import fragmentation_needed
-from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut
+from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut, read_superframe
 from weave_router.sleeve.cipher import Cipher, NaclCipher, PlainCipher
 from weave_router.sleeve.codec import FIRST_FRAME, frame_prefix, split_frames
 from weave_router.sleeve.link import SleeveLink
@@ -272,9 +273,9 @@ def test_frames_go_the_way_that_the_specification_says(
         forwarder.macs.learn_remote(bytes.fromhex("020000000002"), OTHER, 0.0)
     whole = []
     for packet in captured:
-        frames = cut(packet, 0).frames() if packet[1] else [packet[10:]]
+        frames = cut([read_superframe(packet)], 0).frames() if packet[1] else [packet[10:]]
         whole.append(frames)
-        forwarder.captured(packet, 1.0)
+        forwarder.captured_burst(burst_of([packet]), 1.0)
     wanted = [decide(frames, mtu=mtu, frag_ok=frag_ok, broadcast=broadcast) for frames in whole]
 
     by_df = frames_taken(other, opener, df=True)
@@ -292,7 +293,7 @@ def test_a_refusal_comes_back_to_the_container(mtu: int, more: int) -> None:
     forwarder = forwarder_to(other)
     forwarder.macs.learn_remote(bytes.fromhex("020000000002"), OTHER, 0.0)
     frame = ipv4(mtu + more, df=True)
-    forwarder.captured(PLAIN_VNET_HEADER + frame, 1.0)
+    forwarder.captured_burst(burst_of([PLAIN_VNET_HEADER + frame]), 1.0)
 
     assert forwarder.injected == [fragmentation_needed(frame, mtu)]
     assert other.take_packets(df=True) == other.take_packets(df=False) == ([], 0)
@@ -348,8 +349,8 @@ def test_segments_leave_in_order_as_many_to_a_packet_as_fit(
         packet = tcp_superframe(ipv6=ipv6, df=True, payload=payload, gso_size=gso_size)
         prefix = frame_prefix(OURSELVES, OTHER)
         other.queue(prefix, small, df=True)
-        other.queue(prefix, cut(packet, FIRST_FRAME), df=True)
-        segments = cut(packet, 0).frames()
+        other.queue(prefix, cut([read_superframe(packet)], FIRST_FRAME), df=True)
+        segments = cut([read_superframe(packet)], 0).frames()
         share = max((other.link.path_mtu.limit - (30 if sealed else 6)) // (14 + len(segments[0])), 1)
         expected += [[small], *(segments[start : start + share] for start in range(0, len(segments), share))]
     runs, dropped = other.take_packets(df=True)
@@ -370,11 +371,11 @@ def test_a_superframe_before_the_path_mtu_is_known(gso_size: int, payload: int) 
     other = neighbour(None)
     forwarder = forwarder_to(other)
     packet = tcp_superframe(ipv6=False, df=True, payload=payload, gso_size=gso_size)
-    forwarder.captured(packet, 1.0)
+    forwarder.captured_burst(burst_of([packet]), 1.0)
     runs, dropped = other.take_packets(df=True)
     packets = in_order(runs)
 
-    segments = cut(packet, 0).frames()
+    segments = cut([read_superframe(packet)], 0).frames()
     frames = [frame for frame in segments if 6 + 14 + len(frame) <= LARGEST]
     assert [frame for sent in packets for _, _, frame in split_frames(bytes(sent)[6:])] == frames
     assert dropped + len(frames) == len(segments)

@@ -53,9 +53,13 @@ class CapturedBurst:
             stop = start + 1
             while stop < count and lengths[stop] == length:
                 stop += 1
-            if stop - start >= WORTHWHILE_ROWS and length <= SLOT_BYTES - ROOM:
+            if stop - start >= WORTHWHILE_ROWS and VNET_BYTES <= length <= SLOT_BYTES - ROOM:
                 taken = self.buffer[slots[start] * SLOT_BYTES : slots[stop - 1] * SLOT_BYTES + SLOT_BYTES]
-                yield taken.reshape(-1, SLOT_BYTES)[:, ROOM : ROOM + length]
+                rows = taken.reshape(-1, SLOT_BYTES)[:, ROOM : ROOM + length]
+                if rows[:, 1].any():
+                    yield from (row.data for row in rows)  # small superframes among them
+                else:
+                    yield rows
             else:
                 for slot in slots[start:stop]:
                     begin = slot * SLOT_BYTES + ROOM

@@ -29,8 +29,11 @@ from weave_router.frames.segmentation import (
     VNET_HEADER,
     SegmentationError,
     Segments,
+    Uncut,
     complete_checksum,
     cut,
+    follows,
+    read_superframe,
 )
 from weave_router.sleeve.codec import FIRST_FRAME, FRAME_HEADER_BYTES, NAME_BYTES, is_special, split_frames
 from weave_router.wire.peer_name import NO_PEER, PeerName
@@ -77,24 +80,54 @@ class Forwarder:
 
     def captured_burst(self, burst: CapturedBurst, now: float) -> None:
         """Frames from the bridge."""
+        superframes: list[Uncut] = []
+        """Those that have come so far and follow each other."""
         for piece in burst.pieces():
+            if isinstance(piece, memoryview) and len(piece) > VNET_BYTES and piece[1]:
+                try:
+                    superframe = read_superframe(piece)
+                except SegmentationError:
+                    self.counters["frames_captured"] += 1
+                    self.counters["drop_malformed_frame"] += 1
+                    continue
+                if superframes and not follows(superframes[-1], superframe):
+                    self._captured_superframes(superframes, now)
+                    superframes = []
+                superframes.append(superframe)
+                continue
+            if superframes:
+                self._captured_superframes(superframes, now)
+                superframes = []
             if isinstance(piece, memoryview):
-                self.captured(piece, now)
+                self._captured_frame(piece, now)
             else:
                 self._captured_rows(piece, now)
+        if superframes:
+            self._captured_superframes(superframes, now)
 
-    def captured(self, packet: bytes | memoryview, now: float) -> None:
+    def _captured_superframes(self, superframes: list[Uncut], now: float) -> None:
+        """Superframes that follow each other are cut as one."""
+        count = sum(superframe.segments for superframe in superframes)
+        self.counters["superframes_captured"] += len(superframes)
+        self.counters["frames_captured"] += count
+        head = superframes[0].header[:HEADER_BYTES]
+        if self._is_to_be_sent(head, count, now):
+            self._from_bridge(head, cut(superframes, FIRST_FRAME))
+
+    def _captured_frame(self, packet: memoryview, now: float) -> None:
         """A frame from the bridge, behind its virtio-net header."""
         self.counters["frames_captured"] += 1
-        head = bytes(packet[: VNET_BYTES + HEADER_BYTES])
-        if not self._is_to_be_sent(head, 1, now):
+        frame = bytes(packet[VNET_BYTES:])
+        if not self._is_to_be_sent(frame, 1, now):
             return
-        try:
-            frame = self._complete(packet)
-        except SegmentationError:
-            self.counters["drop_malformed_frame"] += 1
-            return
-        self._from_bridge(head, frame)
+        flags, _, _, _, start, offset = VNET_HEADER.unpack_from(packet)
+        if flags & NEEDS_CHECKSUM:
+            try:
+                frame = complete_checksum(frame, start, offset)
+            except SegmentationError:
+                self.counters["drop_malformed_frame"] += 1
+                return
+        self._from_bridge(frame, frame)
 
     def _captured_rows(self, packets: NDArray[np.uint8], now: float) -> None:
         """Packets of equal length. Those that are treated alike are sent as one array, unless that is for few only."""
@@ -102,20 +135,20 @@ class Forwarder:
         disappointments = 0
         while start < count and disappointments < 2 and packets.shape[1] >= VNET_BYTES + LOOKED_AT:
             run = alike(packets[start:], VNET_BYTES)
-            if run < WORTHWHILE_ROWS or packets[start, 1]:
+            if run < WORTHWHILE_ROWS:
                 disappointments += 1
                 for packet in packets[start : start + run]:
-                    self.captured(packet.data, now)
+                    self._captured_frame(packet.data, now)
             else:
                 self._captured_alike(packets[start : start + run], now)
             start += run
         for packet in packets[start:]:
-            self.captured(packet.data, now)
+            self._captured_frame(packet.data, now)
 
     def _captured_alike(self, packets: NDArray[np.uint8], now: float) -> None:
         count = len(packets)
         self.counters["frames_captured"] += count
-        head = packets[0, : VNET_BYTES + HEADER_BYTES].tobytes()
+        head = packets[0, VNET_BYTES : VNET_BYTES + HEADER_BYTES].tobytes()
         if not self._is_to_be_sent(head, count, now):
             return
         try:
@@ -125,34 +158,23 @@ class Forwarder:
             return
         self._from_bridge(head, frames)
 
-    def _is_to_be_sent(self, head: bytes, count: int, now: float) -> bool:
-        """Learn from frames of ours; `head`: virtio-net and Ethernet header. False if they are not for others."""
-        if len(head) < VNET_BYTES + HEADER_BYTES or head.startswith(ZERO_HEADER, VNET_BYTES):
+    def _is_to_be_sent(self, frame: bytes, count: int, now: float) -> bool:
+        """Learn from frames of ours that begin like this one. False if they are not for others."""
+        if len(frame) < HEADER_BYTES or frame.startswith(ZERO_HEADER):
             self.counters["drop_malformed_frame"] += count
             return False
-        if not self.macs.learn_local(head[16:22], now):
+        if not self.macs.learn_local(frame[6:12], now):
             self.counters["drop_foreign_source_mac"] += count
             return False
-        destination = head[10:16]
+        destination = frame[:6]
         return destination != SPANNING_TREE and self.macs.owner(destination) != self.ourselves
 
     def _from_bridge(self, head: bytes, frame: bytes | Segments) -> None:
-        owner = self.macs.owner(head[10:16])
+        owner = self.macs.owner(head[:6])
         if owner is None:
             self._broadcast(self._own_bytes, self.ourselves, frame)
         else:
             self._unicast(owner, self._own_bytes + owner.to_bytes(6), frame)
-
-    def _complete(self, packet: bytes | memoryview) -> bytes | Segments:
-        """The frame without virtio header and with complete checksums; superframes are cut."""
-        flags, gso_type, _, _, start, offset = VNET_HEADER.unpack_from(packet)
-        if gso_type:
-            segments = cut(packet, FIRST_FRAME)
-            self.counters["superframes_captured"] += 1
-            self.counters["frames_captured"] += segments.count - 1
-            return segments
-        frame = bytes(packet[VNET_BYTES:])
-        return complete_checksum(frame, start, offset) if flags & NEEDS_CHECKSUM else frame
 
     # --- from a neighbour -------------------------------------------------------------------------------------------
 

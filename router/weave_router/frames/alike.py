@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weave_router.frames.ethernet import ETHERTYPE_IPV4
+from weave_router.frames.segment_headers import row_sums
 from weave_router.frames.segmentation import (
     NEEDS_CHECKSUM,
     VNET_BYTES,
     VNET_HEADER,
     SegmentationError,
     Segments,
-    row_sums,
 )
 
 if TYPE_CHECKING:

@@ -1,23 +1,25 @@
 """Cutting superframes: what a container's kernel left to the network card (virtio-net header, Linux tun driver).
 
 A superframe is one Ethernet frame of up to 64 KiB with the instruction to send it as many packets of `gso_size` bytes
-of payload. All segments are made at once as rows of one array: the header template is copied to all rows, and the
-fields that differ (lengths, IP identification, sequence numbers, flags, checksums) are columns.
+of payload. All segments are made at once as rows of one array.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from weave_router.errors import ProtocolError
-from weave_router.frames.checksum import checksum, ones_complement_sum
+from weave_router.frames.checksum import checksum
 from weave_router.frames.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_TYPES
+from weave_router.frames.segment_headers import CWR, ENDS, MARKS, TCP, UDP, Layout, row_sums, segment_headers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 VNET_HEADER = struct.Struct("<BBHHHH")
@@ -31,8 +33,8 @@ MAX_SEGMENTS = 2048
 """Linux cuts no TCP segment smaller than 48 bytes (tcp_min_snd_mss), and UDP into 128 at the most."""
 MAX_IPV6_HEADERS = 256
 """IPv6 header with extensions, in bytes."""
-_TCP, _UDP = 6, 17
-_FIN, _PSH, _CWR = 0x01, 0x08, 0x80
+MAX_LENGTH = 65535
+"""Of an IPv4 packet, and of what follows an IPv6 header."""
 
 
 class SegmentationError(ProtocolError):
@@ -83,11 +85,29 @@ def complete_checksum(frame: bytes, start: int, offset: int) -> bytes:
     return b"".join((frame[: start + offset], value.to_bytes(2), frame[start + offset + 2 :]))
 
 
-def cut(packet: bytes | memoryview, headroom: int) -> Segments:
-    """Cut a superframe, `packet` being virtio header and frame, leaving `headroom` bytes before each segment.
+class Uncut(NamedTuple):
+    """A superframe as it was captured."""
 
-    Raises `SegmentationError`.
-    """
+    layout: Layout
+    header: bytes
+    """All headers, without the virtio-net header."""
+    payload: NDArray[np.uint8]
+    size: int
+    """Bytes of payload of each segment but the last."""
+
+    @property
+    def segments(self) -> int:
+        """How many segments it has."""
+        return -(-len(self.payload) // self.size)
+
+    @property
+    def flags(self) -> int:
+        """TCP flags of which not all segments get a copy."""
+        return self.header[self.layout.l4 + 13] & MARKS if self.layout.protocol == TCP else 0
+
+
+def read_superframe(packet: bytes | memoryview) -> Uncut:
+    """A superframe from its virtio-net header on; the payload is not copied. Raises `SegmentationError`."""
     if len(packet) < VNET_BYTES:
         raise SegmentationError("no room for the virtio header")
     _, gso_type, _, size, l4, _ = VNET_HEADER.unpack_from(packet)
@@ -95,55 +115,75 @@ def cut(packet: bytes | memoryview, headroom: int) -> Segments:
     frame = memoryview(packet)[VNET_BYTES:]
     l3 = _network_offset(frame)
     ipv4 = bytes(frame[l3 - 2 : l3]) == ETHERTYPE_IPV4
-    protocol = _UDP if kind == GSO_UDP_L4 else _TCP
+    protocol = UDP if kind == GSO_UDP_L4 else TCP
     if kind not in (GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4) or (kind == GSO_TCPV4) > ipv4 or (kind == GSO_TCPV6 and ipv4):
         raise SegmentationError(f"segmentation type {gso_type} does not fit the frame")
-    fixed_l4 = 8 if protocol == _UDP else 20
+    fixed_l4 = 8 if protocol == UDP else 20
     l3_bytes = l4 - l3
     fits = l3_bytes == (frame[l3] & 15) * 4 >= 20 if ipv4 else 40 <= l3_bytes <= MAX_IPV6_HEADERS
     if size == 0 or not fits or l4 + fixed_l4 > len(frame):
         raise SegmentationError("headers of a superframe do not fit")
     if (ipv4 and frame[l3 + 9] != protocol) or (l3_bytes == 40 and frame[l3 + 6] != protocol and not ipv4):
         raise SegmentationError("superframe of another protocol than it says")
-    header_bytes = l4 + (8 if protocol == _UDP else (frame[l4 + 12] >> 4) * 4)
-    if header_bytes < l4 + fixed_l4 or header_bytes >= len(frame):
+    end = l4 + (8 if protocol == UDP else (frame[l4 + 12] >> 4) * 4)
+    if end < l4 + fixed_l4 or end >= len(frame):
         raise SegmentationError("superframe without payload")
-    payload = np.frombuffer(frame, np.uint8, offset=header_bytes)
+    payload = np.frombuffer(frame, np.uint8, offset=end)
     size = min(size, len(payload))
     count = -(-len(payload) // size)
-    if count > MAX_SEGMENTS:
-        raise SegmentationError(f"superframe of {count} segments")
-    rest = len(payload) - (count - 1) * size  # payload of the last segment, 1..size
-    stride = headroom + header_bytes + size
-    rows = np.empty((count, stride), np.uint8)
-    head = rows[:, headroom : headroom + header_bytes]
-    head[:] = np.frombuffer(frame, np.uint8, header_bytes)
-    body = rows[:, headroom + header_bytes :]
-    body[:-1] = payload[: (count - 1) * size].reshape(count - 1, size)
-    body[-1, :rest] = payload[(count - 1) * size :]
-    body[-1, rest:] = 0
+    if count > MAX_SEGMENTS or end - l3 - (0 if ipv4 else 40) + size > MAX_LENGTH:
+        raise SegmentationError(f"superframe of {count} segments of {size} bytes")
+    return Uncut(Layout(l3, l4, end, protocol, ipv4), bytes(frame[:end]), payload, size)
 
-    if ipv4:
-        _fill_ipv4(head, l3, l4, header_bytes, size, rest, frame)
+
+def follows(first: Uncut, second: Uncut) -> bool:
+    """Whether the second superframe goes on where the first ends, with nothing else new in its headers."""
+    layout, header, payload, size = first
+    if second.layout != layout or second.size != size or len(payload) % size:
+        return False
+    expected = bytearray(header)
+    l3, l4 = layout.l3, layout.l4
+    replaced = [slice(layout.checksum, layout.checksum + 2)]
+    if layout.ipv4:
+        identification = (int.from_bytes(header[l3 + 4 : l3 + 6]) + first.segments) & 0xFFFF
+        expected[l3 + 4 : l3 + 6] = identification.to_bytes(2)
+        replaced += [slice(l3 + 2, l3 + 4), slice(l3 + 10, l3 + 12)]
     else:
-        _put16(head, l3 + 4, header_bytes - l3 - 40 + size, header_bytes - l3 - 40 + rest)
-    if protocol == _TCP:
-        _fill_tcp(head, l4, size, frame)
-        field = l4 + 16
+        replaced += [slice(l3 + 4, l3 + 6)]
+    if layout.protocol == TCP:
+        sequence = (int.from_bytes(header[l4 + 4 : l4 + 8]) + len(payload)) & 0xFFFFFFFF
+        expected[l4 + 4 : l4 + 8] = sequence.to_bytes(4)
+        expected[l4 + 13] = header[l4 + 13] & ~MARKS | second.flags
     else:
-        _put16(head, l4 + 4, 8 + size, 8 + rest)
-        field = l4 + 6
-    addresses = frame[l3 + 12 : l3 + 20] if ipv4 else frame[l3 + 8 : l3 + 40]
-    pseudo = ones_complement_sum(addresses) + protocol + header_bytes - l4
-    head[:, field : field + 2] = 0
-    sums = row_sums(rows[:, headroom + l4 :])
-    sums += swap16(_fold(pseudo + size))
-    sums[-1] += swap16(_fold(pseudo + rest)) - swap16(_fold(pseudo + size))
-    values = -sums % 0xFFFF
-    if protocol == _UDP:
-        values[values == 0] = 0xFFFF
-    head[:, field : field + 2] = values.astype("<u2").view(np.uint8).reshape(-1, 2)
-    return Segments(rows.reshape(-1), headroom, stride, count, header_bytes + rest)
+        replaced += [slice(l4 + 4, l4 + 6)]
+    for place in replaced:
+        expected[place] = second.header[place]
+    return expected == second.header
+
+
+def cut(superframes: Sequence[Uncut], headroom: int) -> Segments:
+    """The segments of superframes that follow each other, with `headroom` bytes left before each."""
+    layout, header, _, size = superframes[0]
+    end, count = layout.end, sum(superframe.segments for superframe in superframes)
+    stride = headroom + end + size
+    rows = np.empty((count, stride), np.uint8)
+    body = rows[:, headroom + end :]
+    marks: list[tuple[int, int]] = []
+    start = 0
+    for superframe in superframes:
+        payload, flags = superframe.payload, superframe.flags
+        stop = start + superframe.segments
+        full = (stop - 1 - start) * size
+        body[start : stop - 1] = payload[:full].reshape(-1, size)
+        last = len(payload) - full  # payload of the last segment, 1..size
+        body[stop - 1, :last] = payload[full:]
+        if flags:
+            marks += [(start, flags & CWR), (stop - 1, flags & ENDS)]
+        start = stop
+    body[-1, last:] = 0
+    heads = segment_headers(header, layout, row_sums(body), size, last, marks=marks)
+    rows[:, headroom : headroom + end] = heads
+    return Segments(rows.reshape(-1), headroom, stride, count, end + last)
 
 
 def _network_offset(frame: memoryview) -> int:
@@ -153,63 +193,3 @@ def _network_offset(frame: memoryview) -> int:
     if len(frame) < offset + 20 or frame[offset - 2 : offset] not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
         raise SegmentationError("superframe that is not IP")
     return offset
-
-
-def _fill_ipv4(
-    head: NDArray[np.uint8], l3: int, l4: int, header_bytes: int, size: int, rest: int, frame: memoryview
-) -> None:
-    first = frame[l3 + 4] << 8 | frame[l3 + 5]
-    identifications = np.arange(first, first + len(head)) & 0xFFFF
-    others = bytearray(frame[l3:l4])
-    others[2:6] = bytes(4)  # length and identification are added per segment
-    others[10:12] = bytes(2)
-    base = ones_complement_sum(others) + header_bytes - l3
-    sums = identifications + (base + size)
-    sums[-1] += rest - size
-    _put16(head, l3 + 2, header_bytes - l3 + size, header_bytes - l3 + rest)
-    head[:, l3 + 4 : l3 + 6] = identifications.astype(">u2").view(np.uint8).reshape(-1, 2)
-    head[:, l3 + 10 : l3 + 12] = (-sums % 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
-
-
-def _fill_tcp(head: NDArray[np.uint8], l4: int, size: int, frame: memoryview) -> None:
-    first = int.from_bytes(frame[l4 + 4 : l4 + 8])
-    sequence = np.arange(first, first + len(head) * size, size) & 0xFFFFFFFF
-    head[:, l4 + 4 : l4 + 8] = sequence.astype(">u4").view(np.uint8).reshape(-1, 4)
-    flags = frame[l4 + 13]
-    if flags & (_FIN | _PSH):
-        head[:-1, l4 + 13] &= ~np.uint8(_FIN | _PSH)  # only the last segment ends or pushes
-    if flags & _CWR:
-        head[1:, l4 + 13] &= ~np.uint8(_CWR)  # only the first tells that the window was reduced (RFC 3168 6.1.2)
-
-
-def row_sums(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Sum of each row as little-endian 16-bit words, not folded; a row begins at an even offset of what is summed.
-
-    Modulo 65535 it is the sum of big-endian words with its two bytes swapped, and 32-bit words give the same as 16-bit
-    ones (RFC 1071 section 2). So nothing is swapped, and it is four times as fast.
-    """
-    width = rows.shape[1]
-    whole = width & ~3
-    sums: NDArray[np.int64] = rows[:, :whole].view("<u4").sum(axis=1, dtype=np.int64)
-    for column in range(whole, width):
-        sums += rows[:, column].astype(np.int64) << (8 * (column & 1))
-    return sums
-
-
-def swap16(value: int) -> int:
-    """A 16-bit number with its bytes swapped, as `row_sums` counts it."""
-    return (value & 0xFF) << 8 | value >> 8
-
-
-def _put16(head: NDArray[np.uint8], offset: int, value: int, last: int) -> None:
-    """Write a field that is the same in all rows but the last."""
-    head[:, offset] = value >> 8
-    head[:, offset + 1] = value & 0xFF
-    head[-1, offset] = last >> 8
-    head[-1, offset + 1] = last & 0xFF
-
-
-def _fold(value: int) -> int:
-    while value >> 16:
-        value = (value & 0xFFFF) + (value >> 16)
-    return value

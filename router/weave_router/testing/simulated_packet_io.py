@@ -12,7 +12,7 @@ import trio
 
 from weave_router.dataplane.captured import burst_of
 from weave_router.dataplane.packet_io import Datagrams
-from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut
+from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut, read_superframe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -157,7 +157,7 @@ class SimulatedPacketIO:
         if self._injected is None:
             return len(frames)
         for frame in frames:
-            pieces = [frame] if isinstance(frame, bytes) else cut(frame.packet(), 0).frames()
+            pieces = [frame] if isinstance(frame, bytes) else cut([read_superframe(frame.packet())], 0).frames()
             self._injected += [InjectedFrame(trio.current_time(), piece) for piece in pieces]
         return 0
 
