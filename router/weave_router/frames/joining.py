@@ -16,7 +16,16 @@ import numpy as np
 
 from weave_router.frames.checksum import checksum, ones_complement_sum
 from weave_router.frames.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6
-from weave_router.frames.segment_headers import CWR, ENDS, TCP, UDP, Layout, row_sums, segment_headers
+from weave_router.frames.segment_headers import (
+    CWR,
+    ENDS,
+    TCP,
+    UDP,
+    Layout,
+    fields,
+    row_sums,
+    segment_headers,
+)
 from weave_router.frames.segmentation import (
     GSO_TCPV4,
     GSO_TCPV6,
@@ -26,8 +35,6 @@ from weave_router.frames.segmentation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from weave_router.frames.segmentation import Segments
@@ -70,16 +77,15 @@ def join(segments: Segments, *, udp: bool) -> list[Superframe | bytes]:
     start = disappointments = 0
     while start < count - 1 and disappointments < 2 and length > 0:
         layout = _layout(rows[start], udp=udp)
-        run = _run(rows[start:], layout, last) if layout else 1
-        disappointments += run < WORTHWHILE
-        stop = start + run
-        for end in _ends(rows[start:stop], layout) if layout and run > 1 else [1]:
-            piece = rows[start : start + end]
-            if layout is None or end == 1:
-                result.append(piece[0].tobytes())
+        pieces = _pieces(rows[start:], layout, last) if layout else [1]
+        disappointments += sum(pieces) < WORTHWHILE
+        for piece in pieces:
+            stop = start + piece
+            if layout is None or piece == 1:
+                result.append(rows[start].tobytes())
             else:
-                result.append(_joined(piece, layout, last if start + end == count else length))
-            start += end
+                result.append(_joined(rows[start:stop], layout, last if stop == count else length))
+            start = stop
     while start < count:
         result.append(rows[start, : last if start == count - 1 else length].tobytes())
         start += 1
@@ -119,45 +125,52 @@ def _layout(frame: NDArray[np.uint8], *, udp: bool) -> Layout | None:
     return Layout(_L3, l4, end, protocol, ethertype == ETHERTYPE_IPV4) if end < length else None
 
 
-def _run(rows: NDArray[np.uint8], layout: Layout, last: int) -> int:
-    """How many rows from the first on follow each other in one flow, at least 1.
+def _pieces(rows: NDArray[np.uint8], layout: Layout, last: int) -> list[int]:
+    """How many rows go into each superframe, from the first row of a flow to the last that belongs to the same.
 
     `last`: length of the frame in the last row, behind which there are zeros.
     """
     length, end = rows.shape[1], layout.end
+    size = length - end
     if last <= end:
         rows, last = rows[:-1], length
     if len(rows) < 2:
-        return 1
+        return [1]
     heads = np.ascontiguousarray(rows[:, :end])
+    table = heads.reshape(-1).view(fields(layout))
     header = heads[0].tobytes()
+    most = (MAX_PACKET - (end - _L3)) // size
+    identifications = sequence = None
     marks: list[tuple[int, int]] = []
+    ends = np.zeros(len(rows) - 1, np.bool_)
+    """Whether a superframe ends with this row."""
+    if layout.ipv4:
+        identifications = table["identification"].astype(np.int64)
+        steps = (identifications[1:] - identifications[:-1]) & 0xFFFF
+        # With DF a constant identification is usual, too (RFC 6864).
+        ends |= steps != (0 if header[_L3 + 6] & 0x40 and steps[0] == 0 else 1)
     if layout.protocol == TCP:
-        ends = heads[:, layout.l4 + 13] & _ENDS
-        marks = [(number, int(ends[number])) for number in ends.nonzero()[0].tolist()]
-    # With DF a constant identification is usual, too (RFC 6864).
-    same = layout.ipv4 and bool(header[_L3 + 6] & 0x40) and heads[1, _L3 + 4 : _L3 + 6].tobytes() == header[18:20]
-    sums, size = row_sums(rows[:, end:]), length - end
-    expected = segment_headers(header, layout, sums, size, last - end, marks=marks, same_identification=same)
-    if heads.tobytes() == expected.tobytes():
-        return len(rows)
-    return max(int((heads != expected).any(axis=1).argmax()), 1)
-
-
-def _ends(rows: NDArray[np.uint8], layout: Layout) -> Iterator[int]:
-    """How many rows go into each superframe: nothing joins behind a frame that pushes or ends, and there are limits."""
-    most = (MAX_PACKET - (layout.end - _L3)) // (rows.shape[1] - layout.end)
-    flags = b""
-    if layout.protocol == UDP:
-        most = min(most, MAX_UDP_SEGMENTS)
+        sequence = table["sequence"].astype(np.uint32)
+        flags = heads[:, layout.l4 + 13] & _ENDS
+        ends |= (sequence[1:] - sequence[:-1] != size) | flags[:-1].view(np.bool_)
+        marks = [(number, int(flags[number])) for number in flags.nonzero()[0].tolist()]
     else:
-        flags = (rows[:, layout.l4 + 13] & _ENDS).tobytes()
+        most = min(most, MAX_UDP_SEGMENTS)
+    expected = segment_headers(
+        header, layout, row_sums(rows[:, end:]), size, last - end,
+        marks=marks, identifications=identifications, sequence=sequence,
+    )  # fmt: skip
+    count = len(rows)
+    if heads.tobytes() != expected.tobytes():
+        count = max(int((heads != expected).any(axis=1).argmax()), 1)
+    pieces = []
     start = 0
-    while start < len(rows):
-        behind = flags[start : start + most].lstrip(b"\0")
-        count = min(most, len(rows) - start) - max(len(behind) - 1, 0)
-        yield count
-        start += count
+    for stop in [*(ends[: count - 1].nonzero()[0] + 1).tolist(), count]:
+        pieces += [most] * ((stop - start) // most)
+        if (stop - start) % most:
+            pieces.append((stop - start) % most)
+        start = stop
+    return pieces
 
 
 def _joined(rows: NDArray[np.uint8], layout: Layout, last: int) -> Superframe:

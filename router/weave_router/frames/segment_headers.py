@@ -52,13 +52,14 @@ def segment_headers(
     last: int,
     *,
     marks: Sequence[tuple[int, int]] = (),
-    same_identification: bool = False,
+    identifications: NDArray[np.int64] | None = None,
+    sequence: NDArray[np.uint32] | None = None,
 ) -> NDArray[np.uint8]:
     """The headers of segments, shape (len(sums), layout.end), made of the superframe's `header`.
 
     `sums`: of each payload, as `row_sums` counts. `size`: bytes of payload of each segment, `last` of the last one.
     `marks`: segments that have TCP flags of `MARKS` set, and these flags; the header's own do not count.
-    `same_identification`: in IPv4 all have the identification of the first instead of counting up.
+    `identifications` (IPv4) and `sequence` (TCP) numbers of each segment; without them they count up from the header's.
     """
     l3, l4, end, tcp = layout.l3, layout.l4, layout.end, layout.protocol == TCP
     count = len(sums)
@@ -66,7 +67,7 @@ def segment_headers(
     length = end - l4 + size
     head[layout.checksum : layout.checksum + 2] = b"\0\0"
     if layout.ipv4:
-        first = head[l3 + 4] << 8 | head[l3 + 5]
+        first_identification = head[l3 + 4] << 8 | head[l3 + 5]
         head[l3 + 2 : l3 + 4] = (l4 - l3 + length).to_bytes(2)
         head[l3 + 4 : l3 + 6] = head[l3 + 10 : l3 + 12] = b"\0\0"
         ip_sum = ones_complement_sum(head[l3:l4])
@@ -75,7 +76,7 @@ def segment_headers(
         head[l3 + 4 : l3 + 6] = (end - l3 - 40 + size).to_bytes(2)
         addresses = head[l3 + 8 : l3 + 40]
     if tcp:
-        sequence = int.from_bytes(head[l4 + 4 : l4 + 8])
+        first_sequence = int.from_bytes(head[l4 + 4 : l4 + 8])
         head[l4 + 4 : l4 + 8] = b"\0\0\0\0"
         head[l4 + 13] &= ~MARKS
     else:
@@ -83,18 +84,17 @@ def segment_headers(
     constant = ones_complement_sum(addresses) + layout.protocol + length + ones_complement_sum(head[l4:])
 
     # What is the same in all, then the fields that differ, as columns.
-    table = np.empty(count, _fields(layout))
+    table = np.empty(count, fields(layout))
     raw = table.view(np.uint8).reshape(count, end)
     raw[:] = np.frombuffer(head, np.uint8)
     if layout.ipv4:
-        identifications = _steps(count, 0 if same_identification else 1) + first
-        if first + count > 0x10000:
-            identifications &= 0xFFFF
+        if identifications is None:
+            identifications = (_steps(count, 1) + first_identification) & 0xFFFF
         table["identification"] = identifications
         table["ip_checksum"] = (-ip_sum - identifications) % 0xFFFF
     totals = sums.copy()
     if tcp:
-        table["sequence"] = _steps(count, size) + sequence  # wraps
+        table["sequence"] = _steps(count, size) + first_sequence if sequence is None else sequence  # wraps
         totals += table["sequence_word"]
         for number, flags in marks:
             raw[number, l4 + 13] |= flags
@@ -112,14 +112,14 @@ def _shorten_last(raw: NDArray[np.uint8], layout: Layout, less: int) -> int:
     """Make the last segment's lengths smaller; returns by how much that changes its sum, as `row_sums` counts."""
     l3, l4 = layout.l3, layout.l4
     head = bytearray(raw)
-    fields = [l3 + (2 if layout.ipv4 else 4)] + ([l4 + 4] if layout.protocol == UDP else [])
-    for field in fields:
+    lengths = [l3 + (2 if layout.ipv4 else 4)] + ([l4 + 4] if layout.protocol == UDP else [])
+    for field in lengths:
         head[field : field + 2] = ((head[field] << 8 | head[field + 1]) - less).to_bytes(2)
     if layout.ipv4:
         head[l3 + 10 : l3 + 12] = b"\0\0"
         head[l3 + 10 : l3 + 12] = checksum(head[l3:l4]).to_bytes(2)
     raw[:] = np.frombuffer(head, np.uint8)
-    return -len(fields) * swap16(less)  # in the pseudo-header, and in UDP's own
+    return -len(lengths) * swap16(less)  # in the pseudo-header, and in UDP's own
 
 
 def _fold(value: int) -> int:
@@ -129,15 +129,18 @@ def _fold(value: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _fields(layout: Layout) -> np.dtype[np.void]:
-    """The fields that differ between segments. The checksum is little-endian, as `row_sums` counts."""
-    fields = [("checksum", "<u2", layout.checksum)]
+def fields(layout: Layout) -> np.dtype[np.void]:
+    """All headers as a record, with the fields that differ between segments.
+
+    The checksum is little-endian, as `row_sums` counts.
+    """
+    differing = [("checksum", "<u2", layout.checksum)]
     if layout.ipv4:
-        fields += [("identification", ">u2", layout.l3 + 4), ("ip_checksum", ">u2", layout.l3 + 10)]
+        differing += [("identification", ">u2", layout.l3 + 4), ("ip_checksum", ">u2", layout.l3 + 10)]
     if layout.protocol == TCP:
         # The same bytes twice: as TCP counts, and as `row_sums` does.
-        fields += [("sequence", ">u4", layout.l4 + 4), ("sequence_word", "<u4", layout.l4 + 4)]
-    names, formats, offsets = zip(*fields, strict=True)
+        differing += [("sequence", ">u4", layout.l4 + 4), ("sequence_word", "<u4", layout.l4 + 4)]
+    names, formats, offsets = zip(*differing, strict=True)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": layout.end})
 
 

@@ -125,8 +125,8 @@ class _Sealed(ABC):
         self._next[df] = first + count
         return first | DF_COUNTER if df else first
 
-    def _check(self, w: int, count: int = 1) -> None:
-        if not self._windows[w >> 63].accept_range(w & (DF_COUNTER - 1), count):
+    def _check(self, w: int) -> None:
+        if not self._windows[w >> 63].accept(w & (DF_COUNTER - 1)):
             raise Replayed("packet seen before")
 
     @abstractmethod
@@ -143,7 +143,10 @@ class _Sealed(ABC):
             self._seal_into(source[start + NAME_BYTES : start + stride], target[place : place + size])
 
     def _open_each(self, first: int, source: memoryview, size: int, target: memoryview, stride: int) -> None:
-        """Open the packets of `source` into the rows of `target`; `first`: w of the first. Raises `PacketError`."""
+        """Open the packets of `source` into the rows of `target`; `first`: w of the first. Raises `PacketError`.
+
+        All have the same counter and epoch.
+        """
         for start, place in zip(range(0, len(source), size), range(0, len(target), stride), strict=True):
             self._open_into(source[start : start + size], target[place + NAME_BYTES : place + stride])
 
@@ -182,15 +185,21 @@ class _Sealed(ABC):
         stride = size - growth
         if stride <= NAME_BYTES or last < self.packet_overhead:
             raise PacketError("sealed packet that is too short")
-        numbers = packets[:, NAME_BYTES:_SEALED_START]
-        first = int.from_bytes(numbers[0].tobytes())
-        if numbers.tobytes() != _numbers(first, count).tobytes():
-            raise PacketError("packets that are not consecutive")
+        numbers = np.ascontiguousarray(packets[:, NAME_BYTES:_SEALED_START]).view(">u8")[:, 0].tolist()
+        first = numbers[0]
+        if min(numbers) >> _EPOCH_BITS != max(numbers) >> _EPOCH_BITS:
+            raise PacketError("packets of two counters or keys")
         rows = np.empty((count, stride), np.uint8)
         source = packets.reshape(-1).data[: (count - 1) * size + last]
         target = rows.reshape(-1).data[: (count - 1) * stride + last - growth]
         self._open_each(first, source, size, target, stride)
-        self._check(first, count)
+        window, counter = self._windows[first >> 63], first & DF_COUNTER
+        if numbers == [*range(first, first + count)]:
+            new = window.accept_range(first ^ counter, count)
+        else:
+            new = window.accept_all(w ^ counter for w in numbers)
+        if not new:
+            raise Replayed("packet seen before")
         return rows, last - growth
 
 
@@ -266,9 +275,6 @@ class AeadCipher(_Sealed):
             place += size
 
     def _open_each(self, first: int, source: memoryview, size: int, target: memoryview, stride: int) -> None:
-        if _epoch(first) != _epoch(first + len(source) // size):
-            super()._open_each(first, source, size, target, stride)
-            return
         aead = self._opening(first)
         decrypt = aead.decrypt_into
         place = NAME_BYTES

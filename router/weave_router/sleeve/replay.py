@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 _WINDOW_BITS = 20
 _PART_BITS = 10
+_PART_SIZE = 1 << _PART_BITS
+_PARTS_BITS = _WINDOW_BITS - _PART_BITS
+_PARTS = 1 << _PARTS_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 class ReplayWindow:
@@ -38,25 +46,39 @@ class ReplayWindow:
 
     def accept_range(self, first: int, count: int) -> bool:
         """Whether all numbers from `first` on are new; all are remembered then, otherwise none."""
-        if count == 1:
-            return self.accept(first)
-        window, offset = first >> _WINDOW_BITS, first & ((1 << _WINDOW_BITS) - 1)
-        part, shift = offset >> _PART_BITS, offset & ((1 << _PART_BITS) - 1)
+        part, shift = first >> _PART_BITS, first & (_PART_SIZE - 1)
         mask = ((1 << count) - 1) << shift
-        if window != self._current or mask >> (1 << _PART_BITS):
-            if not all(self._is_new(first + index) for index in range(count)):
-                return False
-            return all(self.accept(first + index) for index in range(count))
-        bits = self._used.get(part, 0)
-        if bits & mask:
-            return False
-        self._used[part] = bits | mask
-        return True
+        masks = {}
+        while mask:
+            masks[part] = mask & (1 << _PART_SIZE) - 1
+            mask >>= _PART_SIZE
+            part += 1
+        return self._accept_parts(masks)
 
-    def _is_new(self, sequence: int) -> bool:
-        window = sequence >> _WINDOW_BITS
-        if window != self._current and window != self._current - 1:
-            return window > self._current
-        seen = self._used if window == self._current else self._previous
-        offset = sequence & ((1 << _WINDOW_BITS) - 1)
-        return not seen.get(offset >> _PART_BITS, 0) >> (offset & ((1 << _PART_BITS) - 1)) & 1
+    def accept_all(self, sequences: Iterable[int]) -> bool:
+        """Whether all these numbers are new and different; all are remembered then, otherwise none."""
+        masks: dict[int, int] = {}
+        for sequence in sequences:
+            part, bit = sequence >> _PART_BITS, 1 << (sequence & (_PART_SIZE - 1))
+            mask = masks.get(part, 0)
+            if mask & bit:
+                return False
+            masks[part] = mask | bit
+        return self._accept_parts(masks)
+
+    def _accept_parts(self, masks: Mapping[int, int]) -> bool:
+        """The same for bits of parts, a part being 1024 numbers."""
+        newest = max(self._current, max(masks) >> _PARTS_BITS)
+        for part, mask in masks.items():
+            window = part >> _PARTS_BITS
+            seen = {0: self._used, -1: self._previous}.get(window - self._current, {})
+            if window < newest - 1 or seen.get(part & (_PARTS - 1), 0) & mask:
+                return False
+        if newest > self._current:
+            self._previous = self._used if newest == self._current + 1 else {}
+            self._used = {}
+            self._current = newest
+        for part, mask in masks.items():
+            seen = self._used if part >> _PARTS_BITS == newest else self._previous
+            seen[part & (_PARTS - 1)] = seen.get(part & (_PARTS - 1), 0) | mask
+        return True
