@@ -1,14 +1,16 @@
-# `make demo` shows the mesh at work, `make test` proves it; each target sets up what it needs.
+# `make demo` shows the mesh at work, `make test` proves it, `make bench` measures it; each target sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := weave router tests
+BENCH ?=
 
-.PHONY: help demo test check launch lock wheel clean
+.PHONY: help demo test bench check launch lock wheel clean
 
 help:
 	@echo "make demo    three hosts in network namespaces form a mesh; containers on them talk (root)"
 	@echo "make test    all tests (root; without root those that need none, and a non-zero exit)"
+	@echo "make bench   side by side with other overlays, 23 minutes (root; BENCH=--quick for a look, BENCH=--help for options)"
 	@echo "make check   formatting, lint, types, import direction"
 	@echo "make launch  start the router on this host (root)"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
@@ -28,6 +30,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	@if [ "$$(id -u)" = 0 ]; then .ci/packages lab; fi
 	@$(BIN)/python tests/run.py
+
+bench: $(VENV)/installed
+	@.ci/packages bench
+	@$(BIN)/python tests/bench/overlays.py $(BENCH)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check --diff $(SOURCES)

@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lab.namespace import Namespace
 from lab.shell import CommandFailed, LabError, wait_until
-from lab.underlay import End, Underlay, connect, join
+from lab.underlay import End, Segment, Underlay, connect, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType, TracebackType
 
-__all__ = ["CommandFailed", "Container", "Host", "Lab", "LabError", "Namespace", "Underlay", "wait_until"]
+__all__ = ["CommandFailed", "Container", "Host", "Lab", "LabError", "Namespace", "Segment", "Underlay", "wait_until"]
 
 WEAVE = Path(sys.executable).with_name("weave")
 TOOLS = ("ip", "nft", "ping", "sysctl")
@@ -191,7 +191,7 @@ class Lab:
         here = End(first, first.next_interface(), address)
         return connect(here, End(second, second.next_interface(), other_address), mtu)
 
-    def segment(self, addresses: Mapping[Host, str], *, mtu: int = 1500) -> Underlay:
+    def segment(self, addresses: Mapping[Host, str], *, mtu: int = 1500) -> Segment:
         """Plug hosts into one switch, with their addresses."""
         switch = self.namespace(f"switch{next(self._segments)}")
         return join(switch, [End(host, host.next_interface(), address) for host, address in addresses.items()], mtu)

@@ -72,6 +72,15 @@ class Underlay:
         self._down.clear()
 
 
+class Segment(Underlay):
+    """A switch, and the hosts plugged into it. Its ports are numbered as the hosts were named."""
+
+    def __init__(self, ends: Sequence[End], switch: Namespace) -> None:
+        super().__init__(ends)
+        self.switch = switch
+        self.ports = tuple(f"port{number}" for number in range(len(self.ends)))
+
+
 def connect(first: End, second: End, mtu: int) -> Underlay:
     """Lay a cable between two hosts."""
     _veth(first.host.name, first.interface, second.host.name, second.interface, mtu)
@@ -80,17 +89,17 @@ def connect(first: End, second: End, mtu: int) -> Underlay:
     return Underlay([first, second])
 
 
-def join(switch: Namespace, ends: Sequence[End], mtu: int) -> Underlay:
+def join(switch: Namespace, ends: Sequence[End], mtu: int) -> Segment:
     """Plug hosts into a switch, which is a bridge in a namespace of its own."""
     # Forwarding begins at once and group members need not be known: a plain switch of the 1990s.
     switch.ip("link", "add", "switch", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
     switch.ip("link", "set", "switch", "up")
-    for number, end in enumerate(ends):
-        port = f"port{number}"
+    segment = Segment(ends, switch)
+    for end, port in zip(segment.ends, segment.ports, strict=True):
         _veth(end.host.name, end.interface, switch.name, port, mtu)
         switch.ip("link", "set", port, "master", "switch", "up")
         bring_up(end)
-    return Underlay(ends)
+    return segment
 
 
 def bring_up(end: End) -> None:

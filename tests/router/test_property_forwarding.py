@@ -95,11 +95,10 @@ class Mesh:
                 self.injected[name].update(frame for frame in forwarder.injected if isinstance(frame, bytes))
                 forwarder.injected.clear()
                 for neighbour in forwarder.pending:
-                    for df in (True, False):
-                        runs, dropped = neighbour.take_packets(df=df)
-                        assert dropped == 0
-                        packets = [packet for run in runs for packet in run.packets()]
-                        on_the_way += [(name, neighbour.name, bytes(packet)) for packet in packets]
+                    groups, dropped = neighbour.take_packets()
+                    assert dropped == 0
+                    packets = [packet for _, runs in groups for run in runs for packet in run.packets()]
+                    on_the_way += [(name, neighbour.name, bytes(packet)) for packet in packets]
                 forwarder.pending.clear()
             if not on_the_way:
                 return

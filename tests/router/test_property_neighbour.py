@@ -74,6 +74,13 @@ QUEUED = st.lists(
 )
 
 
+def taken(other: Neighbour, *, df: bool) -> tuple[list[PacketRun], int]:
+    """What is to be sent this way only, and how many frames were dropped."""
+    groups, dropped = other.take_packets()
+    assert all(way is df for way, _ in groups)
+    return [run for _, runs in groups for run in runs], dropped
+
+
 def in_order(runs: list[PacketRun]) -> list[bytes]:
     """The packets of some runs; each run is one that the kernel takes in a single call."""
     packets = []
@@ -121,8 +128,7 @@ def test_queued_frames_share_packets_while_they_fit(
     sender, (_, opener) = neighbour(mtu, sealed=sealed), ciphers(sealed)
     for prefix, frame in queued:
         sender.queue(prefix, frame, df=df)
-    assert sender.take_packets(df=not df) == ([], 0)
-    runs, dropped = sender.take_packets(df=df)
+    runs, dropped = taken(sender, df=df)
     packets = in_order(runs)
     limit, overhead = sender.link.path_mtu.limit, 30 if sealed else 6
     expected = greedy(queued, limit=limit, overhead=overhead, df=df)
@@ -138,7 +144,7 @@ def test_queued_frames_share_packets_while_they_fit(
     assert opened == expected.packets
     for packet, frames in zip(packets, opened, strict=True):
         assert len(packet) <= (limit if df or len(frames) > 1 else LARGEST)
-    assert sender.take_packets(df=df) == ([], 0)
+    assert sender.take_packets() == ([], 0)
 
 
 # Frames as they are captured: which way, whole or in fragments
@@ -190,28 +196,28 @@ CAPTURED = st.one_of(
 class Decision:
     """What is to be sent by each way, and what is to be answered."""
 
-    df: list[bytes]
-    non_df: list[bytes]
+    sent: list[tuple[bool, bytes]]
+    """In order, and whether with DF."""
     replies: int
 
 
 def decide(frames: list[bytes], *, mtu: int, frag_ok: bool, broadcast: bool) -> Decision:
     """The table of sleeve.md section 6, frame by frame."""
-    decision = Decision([], [], 0)
+    decision = Decision([], 0)
     for frame in frames:
         too_big = len(frame) > mtu + 14
         is_ip = frame[12:14] == b"\x08\x00"
         if is_ip and frame[20] & 0x40:
             if not too_big:
-                decision.df.append(frame)
+                decision.sent.append((True, frame))
             elif not broadcast:
                 decision.replies += 1
         elif not is_ip or frag_ok:
-            decision.non_df.append(frame)
+            decision.sent.append((False, frame))
         elif not too_big:
-            decision.df.append(frame)
+            decision.sent.append((True, frame))
         else:
-            decision.df += fragments(frame, mtu)
+            decision.sent += [(True, part) for part in fragments(frame, mtu)]
     return decision
 
 
@@ -248,12 +254,16 @@ def forwarder_to(other: Neighbour) -> Forwarder:
     return forwarder
 
 
-def frames_taken(other: Neighbour, opener: Cipher, *, df: bool) -> list[bytes]:
-    runs, dropped = other.take_packets(df=df)
-    packets = in_order(runs)
+def frames_taken(other: Neighbour, opener: Cipher) -> list[tuple[bool, bytes]]:
+    """Frames in the order of sending, and whether with DF."""
+    groups, dropped = other.take_packets()
     assert dropped == 0
-    assert all(len(packet) <= other.link.path_mtu.limit for packet in packets if df)
-    return [frame for packet in packets for _, _, frame in split_frames(opener.open(bytes(packet)))]
+    frames = []
+    for df, runs in groups:
+        packets = in_order(runs)
+        assert all(len(packet) <= other.link.path_mtu.limit for packet in packets if df)
+        frames += [(df, frame) for packet in packets for _, _, frame in split_frames(opener.open(bytes(packet)))]
+    return frames
 
 
 @settings(max_examples=300, deadline=None)
@@ -278,10 +288,10 @@ def test_frames_go_the_way_that_the_specification_says(
         forwarder.captured_burst(burst_of([packet]), 1.0)
     wanted = [decide(frames, mtu=mtu, frag_ok=frag_ok, broadcast=broadcast) for frames in whole]
 
-    by_df = frames_taken(other, opener, df=True)
-    non_df = frames_taken(other, opener, df=False)
-    assert comparable(by_df) == comparable([frame for decision in wanted for frame in decision.df])
-    assert non_df == [frame for decision in wanted for frame in decision.non_df]
+    sent = frames_taken(other, opener)
+    ordered = [frame for decision in wanted for frame in decision.sent]
+    assert [df for df, _ in sent] == [df for df, _ in ordered]
+    assert comparable([frame for _, frame in sent]) == comparable([frame for _, frame in ordered])
     # One answer per superframe is enough: its sender has one MTU for all segments.
     assert len(forwarder.injected) == sum(min(decision.replies, 1) for decision in wanted)
 
@@ -296,7 +306,7 @@ def test_a_refusal_comes_back_to_the_container(mtu: int, more: int) -> None:
     forwarder.captured_burst(burst_of([PLAIN_VNET_HEADER + frame]), 1.0)
 
     assert forwarder.injected == [fragmentation_needed(frame, mtu)]
-    assert other.take_packets(df=True) == other.take_packets(df=False) == ([], 0)
+    assert other.take_packets() == ([], 0)
 
 
 @MODERATE
@@ -319,11 +329,11 @@ def test_a_refusal_in_transit_goes_back_towards_the_source_peer(mtu: int, more: 
     data = frame_prefix(third, OTHER) + len(frame).to_bytes(2) + frame
     forwarder.received(origin, data, 1.0)
 
-    assert narrow.take_packets(df=True) == narrow.take_packets(df=False) == ([], 0)
+    assert narrow.take_packets() == ([], 0)
     found = [
         triple
-        for df in (True, False)
-        for packet in in_order(origin.take_packets(df=df)[0])
+        for _, runs in origin.take_packets()[0]
+        for packet in in_order(runs)
         for triple in split_frames(bytes(packet)[6:])
     ]
     assert found == [(OTHER.to_bytes(6), third.to_bytes(6), fragmentation_needed(frame, mtu))]
@@ -353,7 +363,7 @@ def test_segments_leave_in_order_as_many_to_a_packet_as_fit(
         segments = cut([read_superframe(packet)], 0).frames()
         share = max((other.link.path_mtu.limit - (30 if sealed else 6)) // (14 + len(segments[0])), 1)
         expected += [[small], *(segments[start : start + share] for start in range(0, len(segments), share))]
-    runs, dropped = other.take_packets(df=True)
+    runs, dropped = taken(other, df=True)
     packets = in_order(runs)
 
     assert dropped == 0
@@ -372,7 +382,7 @@ def test_a_superframe_before_the_path_mtu_is_known(gso_size: int, payload: int) 
     forwarder = forwarder_to(other)
     packet = tcp_superframe(ipv6=False, df=True, payload=payload, gso_size=gso_size)
     forwarder.captured_burst(burst_of([packet]), 1.0)
-    runs, dropped = other.take_packets(df=True)
+    runs, dropped = taken(other, df=True)
     packets = in_order(runs)
 
     segments = cut([read_superframe(packet)], 0).frames()

@@ -214,6 +214,31 @@ def test_replay_window_agrees_with_remembering_everything(numbers: list[int]) ->
         assert window.accept(number) == model.accept(number), number
 
 
+@MODERATE
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.one_of(NEAR_EDGES, st.integers(0, 60)), min_size=1, max_size=8),
+            st.builds(lambda first, count: [*range(first, first + count)], NEAR_EDGES, st.integers(1, 3000)),
+        ),
+        max_size=12,
+    )
+)
+def test_replay_window_takes_all_numbers_of_a_burst_or_none(bursts: list[list[int]]) -> None:
+    window, model = ReplayWindow(), SeenNumbers()
+    for numbers in bursts:
+        oldest = max(model.newest, max(numbers) // WINDOW) - 1
+        new = len(set(numbers)) == len(numbers) and not model.accepted & set(numbers)
+        expected = new and min(numbers) // WINDOW >= oldest
+        if numbers == [*range(numbers[0], numbers[0] + len(numbers))]:
+            assert window.accept_range(numbers[0], len(numbers)) == expected
+        else:
+            assert window.accept_all(numbers) == expected
+        if expected:
+            model.newest = oldest + 1
+            model.accepted |= set(numbers)
+
+
 # Path MTU
 
 

@@ -216,12 +216,11 @@ class DataPlane:
         neighbours = list(forwarder.pending)
         forwarder.pending.clear()
         for neighbour in neighbours:
-            for df in (True, False):
-                runs, dropped = neighbour.take_packets(df=df)
-                if dropped:
-                    forwarder.counters["drop_too_big"] += dropped
-                if runs:
-                    self._send(neighbour, runs, df=df, now=now)
+            packets, dropped = neighbour.take_packets()
+            if dropped:
+                forwarder.counters["drop_too_big"] += dropped
+            for df, runs in packets:
+                self._send(neighbour, runs, df=df, now=now)
 
     def _send(self, neighbour: Neighbour, runs: list[PacketRun], *, df: bool, now: float) -> None:
         remote = neighbour.link.remote

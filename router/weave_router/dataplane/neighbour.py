@@ -1,4 +1,7 @@
-"""The data plane's side of one connection: its link state, its cipher, and the frames that wait to be sent."""
+"""The data plane's side of one connection: its link state, its cipher, and the frames that wait to be sent.
+
+Frames with and without DF wait in one queue, so that those of one flow do not overtake each other.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class LinkEvents(Protocol):
 
 
 class Neighbour:
-    """One sleeve connection. Frames are queued per way (with and without DF) and leave at the end of a burst."""
+    """One sleeve connection. Frames are queued and leave at the end of a burst."""
 
     def __init__(self, name: PeerName, link: SleeveLink, cipher: Cipher, events: LinkEvents) -> None:
         self.name = name
@@ -43,21 +46,32 @@ class Neighbour:
         self.link = link
         self.cipher = cipher
         self.events = events
-        self._queues: list[list[tuple[bytes, bytes | Segments]]] = [[], []]  # without and with DF
+        self._queue: list[tuple[bool, list[tuple[bytes, bytes | Segments]]]] = []
+        """In order: whether with DF, and the frames that follow each other so."""
 
     def queue(self, prefix: bytes, frame: bytes | Segments, *, df: bool) -> None:
         """Append a frame, or the segments of a superframe, with the 12 bytes of its peers' names."""
-        self._queues[df].append((prefix, frame))
+        if not self._queue or self._queue[-1][0] is not df:
+            self._queue.append((df, []))
+        self._queue[-1][1].append((prefix, frame))
 
-    def take_packets(self, *, df: bool) -> tuple[list[PacketRun], int]:
-        """Make packets of what waits for this way; also how many frames were too large for any packet.
+    def take_packets(self) -> tuple[list[tuple[bool, list[PacketRun]]], int]:
+        """Make packets of what waits, in order: whether with DF, and runs to be sent so.
 
-        Frames share a packet while it stays within the path's limit.
+        Also tells how many frames were too large for any packet. Frames share a packet while it stays within the path's
+        limit.
         """
-        queue = self._queues[df]
-        if not queue:
-            return [], 0
-        self._queues[df] = []  # first, so that a frame that we stumble over is not met again
+        queue, self._queue = self._queue, []  # first, so that a frame that we stumble over is not met again
+        result: list[tuple[bool, list[PacketRun]]] = []
+        dropped = 0
+        for df, frames in queue:
+            runs, too_large = self._packets(frames, df=df)
+            dropped += too_large
+            if runs:
+                result.append((df, runs))
+        return result, dropped
+
+    def _packets(self, queue: list[tuple[bytes, bytes | Segments]], *, df: bool) -> tuple[list[PacketRun], int]:
         runs: list[PacketRun] = []
         packets: list[bytes] = []
         share_limit = self.link.path_mtu.limit - self.cipher.packet_overhead

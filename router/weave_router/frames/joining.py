@@ -81,10 +81,11 @@ def join(segments: Segments, *, udp: bool) -> list[Superframe | bytes]:
         disappointments += sum(pieces) < WORTHWHILE
         for piece in pieces:
             stop = start + piece
+            last_of_piece = last if stop == count else length
             if layout is None or piece == 1:
-                result.append(rows[start].tobytes())
+                result.append(rows[start, :last_of_piece].tobytes())
             else:
-                result.append(_joined(rows[start:stop], layout, last if stop == count else length))
+                result.append(_joined(rows[start:stop], layout, last_of_piece))
             start = stop
     while start < count:
         result.append(rows[start, : last if start == count - 1 else length].tobytes())

@@ -267,12 +267,12 @@ class AeadCipher(_Sealed):
             super()._seal_each(first, source, stride, target, size)
             return
         encrypt = self._sealing(first).encrypt_into
-        place = 0
-        for start in range(NAME_BYTES, len(source), stride):
+        start = NAME_BYTES
+        for place in range(0, len(target), size):
             body = place + _SEALED_START
             nonce = b"\0\0\0\0" + target[place + NAME_BYTES : body]
             encrypt(nonce, source[start : start + stride - NAME_BYTES], target[place:body], target[body : place + size])
-            place += size
+            start += stride
 
     def _open_each(self, first: int, source: memoryview, size: int, target: memoryview, stride: int) -> None:
         aead = self._opening(first)
