@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,26 +19,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weave_router.control.routes import Routes
-from weave_router.dataplane.captured import CapturedBurst, burst_of
+from weave_router.dataplane.captured import burst_of
 from weave_router.dataplane.data_plane import DataPlane
 from weave_router.dataplane.neighbour import Neighbour
-from weave_router.dataplane.packet_io import Datagrams
 from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut, read_superframe
 from weave_router.sleeve.cipher import AES, AeadCipher, Cipher, NaclCipher, PlainCipher
 from weave_router.sleeve.codec import PacketError, split_frames
 from weave_router.sleeve.link import SleeveLink
+from weave_router.testing.scripted_packet_io import ScriptedPacketIO, arrived_together
 from weave_router.wire.peer_name import PeerName
 from weave_router.wire.topology import Link, PeerRecord
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
 
     from hypothesis.strategies import DrawFn
 
-    from weave_router.dataplane.packet_io import PacketRun
-    from weave_router.frames.joining import Superframe
-    from weave_router.sleeve.link import Address
+    from weave_router.dataplane.packet_io import Datagrams
+
 
 A, B, C = PeerName(1), PeerName(2), PeerName(3)
 SOURCES = [bytes.fromhex("0200000000a1"), bytes.fromhex("0200000000a2")]
@@ -172,57 +170,20 @@ class Quiet:
     def failed(self, reason: str) -> None: ...
 
 
-@dataclass
-class ScriptedIO:
-    """A packet I/O that captures and receives what it is given, and keeps what is sent and injected."""
+def packets_sent(io: ScriptedPacketIO, to: str | None = None) -> list[bytes]:
+    """What was sent, to one address or to any."""
+    packets = [bytes(packet) for (host, _), run in io.sent if to in (None, host) for packet in run.packets()]
+    assert all(len(packet) <= 1472 for packet in packets)
+    return packets
 
-    captures: list[CapturedBurst] = field(default_factory=list)
-    arrivals: list[Datagrams] = field(default_factory=list)
-    sent: list[tuple[Address, bytes]] = field(default_factory=list)
-    injected: list[bytes] = field(default_factory=list)
-    superframes: int = 0
-    interface: str = ""
-    joins_udp: bool = True
 
-    async def wait(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if not (self.captures or self.arrivals):
-            await trio.sleep_forever()
-
-    def poll(self, seconds: float) -> bool:
-        return bool(self.captures or self.arrivals)
-
-    def capture(self) -> CapturedBurst:
-        return self.captures.pop(0) if self.captures else burst_of([])
-
-    def receive(self) -> list[Datagrams]:
-        return [self.arrivals.pop(0)] if self.arrivals else []
-
-    def inject(self, frames: Sequence[bytes | Superframe]) -> int:
-        for frame in frames:
-            if isinstance(frame, bytes):
-                self.injected.append(frame)
-            else:
-                self.superframes += 1
-                self.injected += cut([read_superframe(frame.packet())], 0).frames()
-        return 0
-
-    def send(self, runs: Sequence[PacketRun], remote: Address, *, df: bool) -> bool:
-        packets = [bytes(packet) for run in runs for packet in run.packets()]
-        assert all(len(packet) <= 1472 for packet in packets)
-        self.sent += [(remote, packet) for packet in packets]
-        return True
-
-    def path_mtu(self, remote: Address) -> int | None:
-        return 1500
-
-    def diagnostics(self) -> Mapping[str, str]:
-        return {}
-
-    def take_errors(self) -> Mapping[str, int]:
-        return {}
-
-    def close(self) -> None: ...
+def frames_injected(io: ScriptedPacketIO) -> list[bytes]:
+    """What the bridge got; its kernel takes superframes apart."""
+    return [
+        comparable(frame)
+        for item in io.injected
+        for frame in ([item] if isinstance(item, bytes) else cut([read_superframe(item.packet())], 0).frames())
+    ]
 
 
 def line(name: PeerName) -> Routes:
@@ -240,7 +201,7 @@ def cipher(name: str, ourselves: PeerName, other: PeerName) -> Cipher:
     return AeadCipher(name, ourselves, other, 5, bytes(32))
 
 
-def work(ourselves: PeerName, cipher_name: str, io: ScriptedIO) -> Counter[str]:
+def work(ourselves: PeerName, cipher_name: str, io: ScriptedPacketIO) -> Counter[str]:
     """Let a router work until nothing is left; returns what it counted."""
 
     async def main() -> Counter[str]:
@@ -296,14 +257,7 @@ def together(packets: list[bytes]) -> list[Datagrams]:
             group.append(packet)
         else:
             groups.append([packet])
-    return [datagrams(group) for group in groups]
-
-
-def datagrams(group: list[bytes]) -> Datagrams:
-    size, data = len(group[0]), b"".join(group)
-    buffer = np.full(size * len(group), 0xEE, np.uint8)
-    buffer[: len(data)] = np.frombuffer(data, np.uint8)
-    return Datagrams(buffer, size, len(data), SOCKET)
+    return [arrived_together(group, SOCKET) for group in groups]
 
 
 def impaired(packets: list[bytes], rng: random.Random) -> list[bytes]:
@@ -340,27 +294,26 @@ def comparable(frame: bytes) -> bytes:
 @settings(deadline=None, max_examples=150)
 @given(packets=bursts(), rng=st.integers(0, 2**32).map(random.Random))
 def test_any_burst_is_sent_and_delivered_as_frame_by_frame(name: str, packets: list[bytes], rng: random.Random) -> None:
-    burst, singles = ScriptedIO(captures=[burst_of(packets)]), ScriptedIO()
+    burst, singles = ScriptedPacketIO(captures=[burst_of(packets)]), ScriptedPacketIO()
     singles.captures = [burst_of([packet]) for packet in one_by_one(packets)]
     fast, plain = work(A, name, burst), work(A, name, singles)
-    sent = [packet for _, packet in burst.sent]
-    assert frames_in(sent, cipher(name, B, A)) == frames_in([packet for _, packet in singles.sent], cipher(name, B, A))
+    sent = packets_sent(burst)
+    assert frames_in(sent, cipher(name, B, A)) == frames_in(packets_sent(singles), cipher(name, B, A))
     assert {key: fast[key] for key in plain if "drop" in key} == {key: plain[key] for key in plain if "drop" in key}
 
     arriving = impaired(sent, rng)
-    grouped, lone = ScriptedIO(arrivals=together(arriving)), ScriptedIO()
-    lone.arrivals = [datagrams([packet]) for packet in arriving]
+    grouped, lone = ScriptedPacketIO(arrivals=together(arriving)), ScriptedPacketIO()
+    lone.arrivals = [arrived_together([packet], SOCKET) for packet in arriving]
     fast, plain = work(B, name, grouped), work(B, name, lone)
-    assert [comparable(frame) for frame in grouped.injected] == [comparable(frame) for frame in lone.injected]
+    assert frames_injected(grouped) == frames_injected(lone)
     assert relayed(name, grouped) == relayed(name, lone)
     dropped = {key for key in [*plain, *fast] if "drop" in key}
     assert {key: fast[key] for key in dropped} == {key: plain[key] for key in dropped}
 
 
-def relayed(name: str, io: ScriptedIO) -> list[tuple[bytes, bytes, bytes]]:
+def relayed(name: str, io: ScriptedPacketIO) -> list[tuple[bytes, bytes, bytes]]:
     """What B passed on to C; only A's frames may have an answer, which goes back."""
-    opener = cipher(name, C, B)
-    return frames_in([packet for (address, _), packet in io.sent if address == "10.0.0.3"], opener)
+    return frames_in(packets_sent(io, "10.0.0.3"), cipher(name, C, B))
 
 
 @CIPHERS
@@ -369,12 +322,12 @@ def test_the_fast_way_is_taken(name: str) -> None:
     flow = Flow(SOURCES[0], AT_B, df=True, ipv6=False, port=1)
     packets = [flow.superframe(1324, 40, 0, 0x10, number) for number in range(3)]
     packets += [flow.datagram(64, number) for number in range(30)]
-    io = ScriptedIO(captures=[burst_of(packets)])
+    io = ScriptedPacketIO(captures=[burst_of(packets)])
     work(A, name, io)
-    receiver = ScriptedIO(arrivals=together([packet for _, packet in io.sent]))
+    receiver = ScriptedPacketIO(arrivals=together(packets_sent(io)))
     work(B, name, receiver)
-    assert len(receiver.injected) == 3 * 40 + 30
-    assert 4 <= receiver.superframes <= 6
+    assert len(frames_injected(receiver)) == 3 * 40 + 30
+    assert 4 <= len(receiver.injected) <= 6
 
 
 @CIPHERS
@@ -406,7 +359,7 @@ def test_rows_are_sealed_and_opened_like_packets(
     kept = sorted(rng.sample(range(count), rng.randint(1, count)), key=lambda number: number == count - 1)
     if rng.random() < 0.3 and kept[-1] != count - 1:
         rng.shuffle(kept)
-    group = datagrams([packets[number] for number in kept])
+    group = arrived_together([packets[number] for number in kept], SOCKET)
     receiver = cipher(name, B, A)
     if name != "plain" and not any(frames[number] for number in kept):
         with pytest.raises(PacketError):
@@ -418,7 +371,7 @@ def test_rows_are_sealed_and_opened_like_packets(
     assert content == [frames[number] for number in kept]
     if name == "plain":
         return
-    everything = datagrams(packets)
+    everything = arrived_together(packets, SOCKET)
     with pytest.raises(PacketError):
         receiver.open_rows(everything.rows, everything.last)
     for number in range(count):
