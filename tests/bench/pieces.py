@@ -26,6 +26,7 @@ from weave_router.frames.checksum import checksum, ones_complement_sum
 from weave_router.sleeve.cipher import AES, AeadCipher, Cipher, NaclCipher, PlainCipher
 from weave_router.sleeve.link import SleeveLink
 from weave_router.testing.scripted_packet_io import ScriptedPacketIO, arrived_together
+from weave_router.testing.silent_link import SilentLink
 from weave_router.wire.peer_name import PeerName
 from weave_router.wire.topology import Link, PeerRecord
 
@@ -34,22 +35,6 @@ MACS = {ONE: bytes.fromhex("020000000001"), TWO: bytes.fromhex("020000000002")}
 ADDRESSES = bytes([10, 2, 1, 1, 10, 2, 1, 2])
 REPETITIONS = 400
 TCP, UDP = 6, 17
-
-
-class Quiet:
-    """Events of a link that nobody wants."""
-
-    def send_control(self, number: int, body: bytes) -> None:
-        """Nobody is at the other end."""
-
-    def heard(self) -> None:
-        """Nobody asks."""
-
-    def established(self) -> None:
-        """Nobody asks."""
-
-    def failed(self, reason: str) -> None:
-        """Nobody asks."""
 
 
 def packet(protocol: int, payload: int, *, segment: int = 0, identification: int = 1) -> bytes:
@@ -97,7 +82,7 @@ def plane(name: str, ourselves: PeerName, other: PeerName) -> tuple[DataPlane, S
     sealing = cipher(name, ourselves, other)
     now = trio.current_time()
     link = SleeveLink(1, sealing.packet_overhead, ("10.0.0.1", 6783), now)
-    made.add(Neighbour(other, link, sealing, Quiet()))
+    made.add(Neighbour(other, link, sealing, SilentLink()))
     link.refused(1500, now)
     link.control(3, (1500 - 56 - sealing.packet_overhead).to_bytes(2), now)
     made.forwarder.macs.learn_local(MACS[ourselves], now)

@@ -27,6 +27,7 @@ from weave_router.sleeve.cipher import AES, AeadCipher, Cipher, NaclCipher, Plai
 from weave_router.sleeve.codec import PacketError, split_frames
 from weave_router.sleeve.link import SleeveLink
 from weave_router.testing.scripted_packet_io import ScriptedPacketIO, arrived_together
+from weave_router.testing.silent_link import SilentLink
 from weave_router.wire.peer_name import PeerName
 from weave_router.wire.topology import Link, PeerRecord
 
@@ -158,18 +159,6 @@ def bursts(draw: DrawFn) -> list[bytes]:
 # Routers
 
 
-class Quiet:
-    """Events of a link that nobody wants."""
-
-    def send_control(self, number: int, body: bytes) -> None: ...
-
-    def heard(self) -> None: ...
-
-    def established(self) -> None: ...
-
-    def failed(self, reason: str) -> None: ...
-
-
 def packets_sent(io: ScriptedPacketIO, to: str | None = None) -> list[bytes]:
     """What was sent, to one address or to any."""
     packets = [bytes(packet) for (host, _), run in io.sent if to in (None, host) for packet in run.packets()]
@@ -210,7 +199,7 @@ def work(ourselves: PeerName, cipher_name: str, io: ScriptedPacketIO) -> Counter
         for other, address in others.items():
             sealing = cipher(cipher_name, ourselves, other)
             link = SleeveLink(1, sealing.packet_overhead, (address, 6783), trio.current_time())
-            plane.add(Neighbour(other, link, sealing, Quiet()))
+            plane.add(Neighbour(other, link, sealing, SilentLink()))
             link.refused(1500, trio.current_time())
             link.control(3, (1500 - 56 - sealing.packet_overhead).to_bytes(2), trio.current_time())
         io.sent.clear()  # the link's own first packets

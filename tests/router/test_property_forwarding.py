@@ -21,6 +21,7 @@ from weave_router.dataplane.neighbour import Neighbour
 from weave_router.frames.segmentation import PLAIN_VNET_HEADER
 from weave_router.sleeve.cipher import PlainCipher
 from weave_router.sleeve.link import SleeveLink
+from weave_router.testing.silent_link import SilentLink
 from weave_router.wire.peer_name import PeerName
 from weave_router.wire.topology import Link, PeerRecord
 
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
 Edges = frozenset[tuple[PeerName, PeerName]]
 NAMES = [PeerName(name) for name in (1, 2, 3, 7, 2**40, 2**47 + 1, 2**48 - 1)]
 GROUPS = [b"\xff" * 6, bytes.fromhex("33330000fb01"), bytes.fromhex("01005e000001")]
-
-
-class Silent:
-    """A link whose events nobody wants."""
-
-    def send_control(self, number: int, body: bytes) -> None: ...
-
-    def heard(self) -> None: ...
-
-    def established(self) -> None: ...
-
-    def failed(self, reason: str) -> None: ...
 
 
 def mac(name: PeerName) -> bytes:
@@ -81,7 +70,7 @@ class Mesh:
         for a, b in self.connections:
             for here, there in ((a, b), (b, a)):
                 link = SleeveLink(1, 6, ("10.0.0.1", 6783), 0.0)
-                self.forwarders[here].neighbours[there] = Neighbour(there, link, PlainCipher(here), Silent())
+                self.forwarders[here].neighbours[there] = Neighbour(there, link, PlainCipher(here), SilentLink())
 
     def capture(self, name: PeerName, captured: bytes, now: float = 1.0) -> None:
         """A container at this peer sends a frame; everything that follows from it happens."""

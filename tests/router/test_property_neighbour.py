@@ -19,6 +19,7 @@ from weave_router.frames.segmentation import PLAIN_VNET_HEADER, cut, read_superf
 from weave_router.sleeve.cipher import Cipher, NaclCipher, PlainCipher
 from weave_router.sleeve.codec import FIRST_FRAME, frame_prefix, split_frames
 from weave_router.sleeve.link import SleeveLink
+from weave_router.testing.silent_link import SilentLink
 from weave_router.wire.peer_name import PeerName
 from weave_router.wire.topology import Link, PeerRecord
 
@@ -26,18 +27,6 @@ MODERATE = settings(deadline=None)
 OURSELVES, OTHER = PeerName(1), PeerName(2)
 KEY = bytes(range(32))
 LARGEST = 65507
-
-
-class Silent:
-    """A link whose events nobody wants."""
-
-    def send_control(self, number: int, body: bytes) -> None: ...
-
-    def heard(self) -> None: ...
-
-    def established(self) -> None: ...
-
-    def failed(self, reason: str) -> None: ...
 
 
 def ciphers(sealed: bool) -> tuple[Cipher, Cipher]:
@@ -59,7 +48,7 @@ def neighbour(mtu: int | None, *, sealed: bool = False, fragments_pass: bool = F
         assert (link.path_mtu.mtu, link.path_mtu.limit) == (mtu, mtu + overhead - 28)
     if fragments_pass:
         link.control(2, b"", 0.0)
-    return Neighbour(OTHER, link, cipher, Silent())
+    return Neighbour(OTHER, link, cipher, SilentLink())
 
 
 # Frames as they are queued
