@@ -94,6 +94,14 @@ class Flow:
         virtio = struct.pack("<BBHHHH", 1, 4 if self.ipv6 else 1, len(header) + 32, size, len(header), 16)
         return virtio + header + self.tcp(payload, flags)
 
+    def repeated(self, size: int, back: int, fill: int) -> bytes:
+        """A single segment that was lost: `back` bytes before what comes next."""
+        sequence, self.sequence = self.sequence, (self.sequence - back) & 0xFFFFFFFF
+        header = self.header(6, 32 + size)
+        packet = header + self.tcp(bytes([fill]) * size, 0x10)
+        self.sequence = sequence
+        return struct.pack("<BBHHHH", 1, 0, 0, 0, len(header), 16) + packet
+
     def acknowledgement(self) -> bytes:
         header = self.header(6, 32)
         return struct.pack("<BBHHHH", 1, 0, 0, 0, len(header), 16) + header + self.tcp(b"", 0x10)
@@ -144,6 +152,9 @@ def bursts(draw: DrawFn) -> list[bytes]:
                     less = draw(st.sampled_from([0, 0, 0, 1, 47]))
                     flow.timestamp += draw(st.sampled_from([0, 0, 1]))
                     packets.append(flow.superframe(size, draw(st.integers(2, 30)), less, flags, fill))
+                    if draw(st.booleans()):
+                        short = draw(st.sampled_from([0, 0, 0, 1, 47]))
+                        packets.append(flow.repeated(size - short, draw(st.integers(0, 9)) * size, fill))
             case "datagrams":
                 packets += [flow.datagram(size, (fill + number) % 256) for number in range(count)]
             case "acks":
@@ -317,6 +328,17 @@ def test_the_fast_way_is_taken(name: str) -> None:
     work(B, name, receiver)
     assert len(frames_injected(receiver)) == 3 * 40 + 30
     assert 4 <= len(receiver.injected) <= 6
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_what_a_flow_repeats_is_cut_with_its_superframes(ipv6: bool) -> None:
+    flow = Flow(SOURCES[0], AT_B, df=True, ipv6=ipv6, port=1)
+    packets = [flow.superframe(1324, 40, 0, 0x10, 1), flow.repeated(1324, 9 * 1324, 2), flow.repeated(1324, 1324, 3)]
+    packets.append(flow.superframe(1324, 20, 0, 0x10, 4))
+    io = ScriptedPacketIO(captures=[burst_of(packets)])
+    counters = work(A, "plain", io)
+    assert counters["superframes_captured"] == 2
+    assert len(packets_sent(io)) == 62
 
 
 @CIPHERS

@@ -30,9 +30,10 @@ from weave_router.frames.segmentation import (
     SegmentationError,
     Segments,
     Uncut,
+    belongs_to,
     complete_checksum,
     cut,
-    follows,
+    read_segment,
     read_superframe,
 )
 from weave_router.sleeve.codec import FIRST_FRAME, FRAME_HEADER_BYTES, NAME_BYTES, is_special, split_frames
@@ -80,39 +81,43 @@ class Forwarder:
 
     def captured_burst(self, burst: CapturedBurst, now: float) -> None:
         """Frames from the bridge."""
-        superframes: list[Uncut] = []
-        """Those that have come so far and follow each other."""
+        together: list[Uncut] = []
+        """Those that have come so far and can be cut as one."""
+        single: memoryview = memoryview(b"")
+        """The last of them as it was captured."""
         for piece in burst.pieces():
-            if isinstance(piece, memoryview) and len(piece) > VNET_BYTES and piece[1]:
+            uncut: Uncut | None = None
+            if isinstance(piece, memoryview) and len(piece) > VNET_BYTES:
                 try:
-                    superframe = read_superframe(piece)
+                    uncut = read_superframe(piece) if piece[1] else read_segment(piece)
                 except SegmentationError:
                     self.counters["frames_captured"] += 1
                     self.counters["drop_malformed_frame"] += 1
                     continue
-                if superframes and not follows(superframes[-1], superframe):
-                    self._captured_superframes(superframes, now)
-                    superframes = []
-                superframes.append(superframe)
-                continue
-            if superframes:
-                self._captured_superframes(superframes, now)
-                superframes = []
-            if isinstance(piece, memoryview):
-                self._captured_frame(piece, now)
-            else:
+            if together and (uncut is None or not belongs_to(uncut, together)):
+                self._captured_together(together, single, now)
+                together = []
+            if isinstance(piece, np.ndarray):
                 self._captured_rows(piece, now)
-        if superframes:
-            self._captured_superframes(superframes, now)
+            elif uncut is not None:
+                together.append(uncut)
+                single = piece
+            else:
+                self._captured_frame(piece, now)
+        if together:
+            self._captured_together(together, single, now)
 
-    def _captured_superframes(self, superframes: list[Uncut], now: float) -> None:
-        """Superframes that follow each other are cut as one."""
-        count = sum(superframe.segments for superframe in superframes)
-        self.counters["superframes_captured"] += len(superframes)
+    def _captured_together(self, together: list[Uncut], single: memoryview, now: float) -> None:
+        """Superframes and single segments that belong together are cut as one; `single`: where there is only one."""
+        count = sum(uncut.segments for uncut in together)
+        if count == 1 and not single[1]:
+            self._captured_frame(single, now)
+            return
+        self.counters["superframes_captured"] += sum(uncut.segments > 1 for uncut in together)
         self.counters["frames_captured"] += count
-        head = superframes[0].header[:HEADER_BYTES]
+        head = together[0].header[:HEADER_BYTES]
         if self._is_to_be_sent(head, count, now):
-            self._from_bridge(head, cut(superframes, FIRST_FRAME))
+            self._from_bridge(head, cut(together, FIRST_FRAME))
 
     def _captured_frame(self, packet: memoryview, now: float) -> None:
         """A frame from the bridge, behind its virtio-net header."""

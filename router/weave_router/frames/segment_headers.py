@@ -89,12 +89,12 @@ def segment_headers(
     raw[:] = np.frombuffer(head, np.uint8)
     if layout.ipv4:
         if identifications is None:
-            identifications = (_steps(count, 1) + first_identification) & 0xFFFF
+            identifications = counting(first_identification, count, 1) & 0xFFFF
         table["identification"] = identifications
         table["ip_checksum"] = (-ip_sum - identifications) % 0xFFFF
     totals = sums.copy()
     if tcp:
-        table["sequence"] = _steps(count, size) + first_sequence if sequence is None else sequence  # wraps
+        table["sequence"] = counting(first_sequence, count, size) if sequence is None else sequence  # wraps
         totals += table["sequence_word"]
         for number, flags in marks:
             raw[number, l4 + 13] |= flags
@@ -142,6 +142,11 @@ def fields(layout: Layout) -> np.dtype[np.void]:
         differing += [("sequence", ">u4", layout.l4 + 4), ("sequence_word", "<u4", layout.l4 + 4)]
     names, formats, offsets = zip(*differing, strict=True)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": layout.end})
+
+
+def counting(first: int, count: int, step: int) -> NDArray[np.int64]:
+    """So many numbers that count up from the first."""
+    return _steps(count, step) + first
 
 
 @lru_cache(maxsize=256)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from weave_router.errors import ProtocolError
-from weave_router.frames.checksum import checksum
+from weave_router.frames.checksum import checksum, ones_complement_sum
 from weave_router.frames.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_TYPES
-from weave_router.frames.segment_headers import CWR, ENDS, MARKS, TCP, UDP, Layout, row_sums, segment_headers
+from weave_router.frames.segment_headers import CWR, ENDS, MARKS, TCP, UDP, Layout, counting, row_sums, segment_headers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,8 @@ NEEDS_CHECKSUM = 1
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 4, 5, 0x80
 MAX_SEGMENTS = 2048
 """Linux cuts no TCP segment smaller than 48 bytes (tcp_min_snd_mss), and UDP into 128 at the most."""
+SMALLEST_SEGMENT = 512
+"""Bytes of a packet with a single segment that is worth a look whether it belongs to superframes."""
 MAX_IPV6_HEADERS = 256
 """IPv6 header with extensions, in bytes."""
 MAX_LENGTH = 65535
@@ -94,11 +96,23 @@ class Uncut(NamedTuple):
     payload: NDArray[np.uint8]
     size: int
     """Bytes of payload of each segment but the last."""
+    shared: bytes
+    """The headers with zeros where those of one flow's packets differ although they can be cut as one."""
 
     @property
     def segments(self) -> int:
         """How many segments it has."""
         return -(-len(self.payload) // self.size)
+
+    @property
+    def identification(self) -> int:
+        """Of the first segment (IPv4)."""
+        return int.from_bytes(self.header[self.layout.l3 + 4 : self.layout.l3 + 6])
+
+    @property
+    def sequence(self) -> int:
+        """Of the first segment (TCP)."""
+        return int.from_bytes(self.header[self.layout.l4 + 4 : self.layout.l4 + 8])
 
     @property
     def flags(self) -> int:
@@ -133,55 +147,108 @@ def read_superframe(packet: bytes | memoryview) -> Uncut:
     count = -(-len(payload) // size)
     if count > MAX_SEGMENTS or end - l3 - (0 if ipv4 else 40) + size > MAX_LENGTH:
         raise SegmentationError(f"superframe of {count} segments of {size} bytes")
-    return Uncut(Layout(l3, l4, end, protocol, ipv4), bytes(frame[:end]), payload, size)
+    return _uncut(Layout(l3, l4, end, protocol, ipv4), bytes(frame[:end]), payload, size)
 
 
-def follows(first: Uncut, second: Uncut) -> bool:
-    """Whether the second superframe goes on where the first ends, with nothing else new in its headers."""
-    layout, header, payload, size = first
-    if second.layout != layout or second.size != size or len(payload) % size:
-        return False
-    expected = bytearray(header)
+def read_segment(packet: memoryview) -> Uncut | None:
+    """A single TCP segment from its virtio-net header on, if cutting it gives the frame with the checksum filled in.
+
+    Such segments stand among a flow's superframes where the flow repeats what got lost. None for every other packet,
+    and for small ones, which are no match for a superframe's.
+    """
+    if len(packet) < SMALLEST_SEGMENT or packet[0] != NEEDS_CHECKSUM or packet[1]:
+        return None
+    _, _, _, _, l4, checksum_offset = VNET_HEADER.unpack_from(packet)
+    frame = packet[VNET_BYTES:]
+    try:
+        l3 = _network_offset(frame)
+    except SegmentationError:
+        return None
+    ipv4 = bytes(frame[l3 - 2 : l3]) == ETHERTYPE_IPV4
+    length = len(frame) - l3
+    if checksum_offset != 16 or l4 + 20 > len(frame):
+        return None
+    if ipv4:
+        fits = (
+            l4 - l3 == (frame[l3] & 15) * 4 >= 20
+            and frame[l3 + 9] == TCP
+            and int.from_bytes(frame[l3 + 2 : l3 + 4]) == length
+            and ones_complement_sum(frame[l3:l4]) == 0xFFFF
+        )
+    else:
+        fits = l4 - l3 == 40 and frame[l3 + 6] == TCP and int.from_bytes(frame[l3 + 4 : l3 + 6]) == length - 40
+    end = l4 + (frame[l4 + 12] >> 4) * 4
+    if not fits or not l4 + 20 <= end < len(frame):
+        return None
+    payload = np.frombuffer(frame, np.uint8, offset=end)
+    return _uncut(Layout(l3, l4, end, TCP, ipv4), bytes(frame[:end]), payload, len(payload))
+
+
+def _uncut(layout: Layout, header: bytes, payload: NDArray[np.uint8], size: int) -> Uncut:
+    shared = bytearray(header)
     l3, l4 = layout.l3, layout.l4
-    replaced = [slice(layout.checksum, layout.checksum + 2)]
+    shared[layout.checksum : layout.checksum + 2] = b"\0\0"
     if layout.ipv4:
-        identification = (int.from_bytes(header[l3 + 4 : l3 + 6]) + first.segments) & 0xFFFF
-        expected[l3 + 4 : l3 + 6] = identification.to_bytes(2)
-        replaced += [slice(l3 + 2, l3 + 4), slice(l3 + 10, l3 + 12)]
+        shared[l3 + 2 : l3 + 6] = b"\0\0\0\0"  # total length, identification
+        shared[l3 + 10 : l3 + 12] = b"\0\0"
     else:
-        replaced += [slice(l3 + 4, l3 + 6)]
+        shared[l3 + 4 : l3 + 6] = b"\0\0"
     if layout.protocol == TCP:
-        sequence = (int.from_bytes(header[l4 + 4 : l4 + 8]) + len(payload)) & 0xFFFFFFFF
-        expected[l4 + 4 : l4 + 8] = sequence.to_bytes(4)
-        expected[l4 + 13] = header[l4 + 13] & ~MARKS | second.flags
+        shared[l4 + 4 : l4 + 8] = b"\0\0\0\0"
+        shared[l4 + 13] &= ~MARKS
     else:
-        replaced += [slice(l4 + 4, l4 + 6)]
-    for place in replaced:
-        expected[place] = second.header[place]
-    return expected == second.header
+        shared[l4 + 4 : l4 + 6] = b"\0\0"
+    return Uncut(layout, header, payload, size, bytes(shared))
+
+
+def belongs_to(uncut: Uncut, before: Sequence[Uncut]) -> bool:
+    """Whether a packet can be cut as one with those before it, of which there is at least one.
+
+    They are packets of one flow with nothing new in their headers. One need not begin where the other ends: between
+    them may be what got lost, or the other way round.
+    """
+    first = before[0]
+    return (
+        uncut.shared == first.shared
+        and uncut.layout == first.layout
+        and (uncut.size == first.size or (uncut.size < first.size and uncut.segments == 1))
+        and len(before[-1].payload) % first.size == 0
+    )
 
 
 def cut(superframes: Sequence[Uncut], headroom: int) -> Segments:
-    """The segments of superframes that follow each other, with `headroom` bytes left before each."""
-    layout, header, _, size = superframes[0]
+    """The segments of superframes that belong together, with `headroom` bytes left before each."""
+    layout, header, _, size, _ = superframes[0]
     end, count = layout.end, sum(superframe.segments for superframe in superframes)
     stride = headroom + end + size
     rows = np.empty((count, stride), np.uint8)
     body = rows[:, headroom + end :]
+    several = len(superframes) > 1
+    identifications = np.empty(count, np.int64) if several and layout.ipv4 else None
+    sequence = np.empty(count, np.uint32) if several and layout.protocol == TCP else None
     marks: list[tuple[int, int]] = []
     start = 0
     for superframe in superframes:
         payload, flags = superframe.payload, superframe.flags
-        stop = start + superframe.segments
-        full = (stop - 1 - start) * size
-        body[start : stop - 1] = payload[:full].reshape(-1, size)
+        segments = superframe.segments
+        stop = start + segments
+        full = (segments - 1) * size
+        if full:
+            body[start : stop - 1] = payload[:full].reshape(-1, size)
         last = len(payload) - full  # payload of the last segment, 1..size
         body[stop - 1, :last] = payload[full:]
+        if identifications is not None:
+            identifications[start:stop] = counting(superframe.identification, segments, 1) & 0xFFFF
+        if sequence is not None:
+            sequence[start:stop] = counting(superframe.sequence, segments, size) & 0xFFFFFFFF
         if flags:
             marks += [(start, flags & CWR), (stop - 1, flags & ENDS)]
         start = stop
     body[-1, last:] = 0
-    heads = segment_headers(header, layout, row_sums(body), size, last, marks=marks)
+    sums = row_sums(body)
+    heads = segment_headers(
+        header, layout, sums, size, last, marks=marks, identifications=identifications, sequence=sequence
+    )
     rows[:, headroom : headroom + end] = heads
     return Segments(rows.reshape(-1), headroom, stride, count, end + last)
 
