@@ -188,7 +188,7 @@ class Channels:
     def prepare(self, number: int, **settings: object) -> SimulatedNode:
         def register(router: Router) -> None:
             self.of[number] = NumbersChannel()
-            router.register("numbers", self.of[number])
+            router.mesh.register("numbers", self.of[number])
 
         node = self._cluster.node(number, **settings)
         node.prepare = register

@@ -172,6 +172,7 @@ class Mesh:
         self._events: list[Event] = []
         self._topology_channel = TopologyChannel(self.topology, self._merged)
         self._channels: dict[str, Channel] = {TOPOLOGY: self._topology_channel}
+        self._speaks_to: dict[str, Callable[[MeshConnection], bool]] = {}
         self._unknown: dict[str, UnknownChannel] = {}
 
     @property
@@ -179,9 +180,12 @@ class Mesh:
         """Our own peer name."""
         return self.topology.ourselves
 
-    def register(self, name: str, channel: Channel) -> None:
-        """Take part in a gossip channel from now on."""
+    def register(
+        self, name: str, channel: Channel, speaks_to: Callable[[MeshConnection], bool] = lambda _: True
+    ) -> None:
+        """Take part in a gossip channel from now on. `speaks_to`: whether a neighbour is told of this channel."""
         self._channels[name] = channel
+        self._speaks_to[name] = speaks_to
         self._unknown.pop(name, None)
 
     def take_events(self) -> list[Event]:
@@ -243,7 +247,7 @@ class Mesh:
         self._settle_short_id(now)
         for channel_name, channel in self._channels.items():
             state = channel.complete_state()
-            if state is not None:
+            if state is not None and self._is_told(channel_name, connection):
                 connection.outbox.gossip(channel_name, state)
         self.examine_targets(now)
         return connection
@@ -390,6 +394,10 @@ class Mesh:
         """Broadcast something of ours to all peers."""
         self._when_routed(partial(self._relay_broadcast, channel, self.ourselves, data))
 
+    def pass_on(self, channel: str, source: PeerName, data: GossipData) -> None:
+        """Pass on a broadcast of `source` along its tree, where a channel could not do so at once."""
+        self._when_routed(partial(self._relay_broadcast, channel, source, data))
+
     def gossip(self, channel: str, data: GossipData) -> None:
         """Tell something of ours to a random set of neighbours, who pass it on if it is news to them."""
         self._when_routed(partial(self._gossip, channel, self.ourselves, data))
@@ -415,7 +423,8 @@ class Mesh:
 
     def _relay_broadcast(self, channel: str, source: PeerName, data: GossipData) -> None:
         for connection in self._present(self.routes.broadcast_all(source)):
-            connection.outbox.broadcast(channel, source, data)
+            if self._is_told(channel, connection):
+                connection.outbox.broadcast(channel, source, data)
 
     def _gossip(self, channel: str, leave_out: PeerName, data: GossipData) -> None:
         names = dict.fromkeys(self.routes.random_neighbours(leave_out, self._random))
@@ -423,7 +432,12 @@ class Mesh:
             names.update(dict.fromkeys(self._eager(data)))
             names.pop(leave_out, None)
         for connection in self._present(names):
-            connection.outbox.gossip(channel, data)
+            if self._is_told(channel, connection):
+                connection.outbox.gossip(channel, data)
+
+    def _is_told(self, channel: str, connection: MeshConnection) -> bool:
+        speaks_to = self._speaks_to.get(channel)
+        return speaks_to is None or speaks_to(connection)
 
     def _eager(self, data: TopologyGossip) -> Iterable[PeerName]:
         """Neighbours that are told of changed records at once, whatever chance says: in a star, a random set of the

@@ -109,6 +109,12 @@ class Targets:
         """Forget a direct peer; returns it if there was one."""
         return self.direct.pop(text, None)
 
+    def count_direct(self) -> int:
+        """How many addresses of other peers the operator named; those that led to ourselves are left out."""
+        addresses = {address for peer in self.direct.values() for address in peer.addresses}
+        refused = {a for a in addresses if a in self.targets and self.targets[a].state is TargetState.REFUSED}
+        return len(addresses - refused)
+
     def is_direct(self, address: str) -> bool:
         """Whether the address is one of a direct peer's."""
         return any(address in peer.addresses for peer in self.direct.values())

@@ -39,7 +39,7 @@ from weave_router.shell.peer_argument import is_address, parse_peer_argument
 from weave_router.shell.router_status import router_status
 from weave_router.sleeve.cipher import AeadCipher, Cipher, NaclCipher, PlainCipher, choose_cipher, offered_ciphers
 from weave_router.sleeve.link import SleeveLink
-from weave_router.wire.features import SLEEVE, Features
+from weave_router.wire.features import ABILITIES, SLEEVE, Features
 from weave_router.wire.peer_name import PeerName, format_peer_name
 from weave_router.wire.session import HandshakeError, Session
 from weave_router.wire.topology import PeerRecord
@@ -47,7 +47,6 @@ from weave_router.wire.topology import PeerRecord
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from weave_router.control.gossip import Channel
     from weave_router.control.mesh import MeshConnection
     from weave_router.doors import Host
     from weave_router.shell.network import Network
@@ -102,13 +101,14 @@ class Router:
         self._neighbours: dict[MeshConnection, Neighbour] = {}
         self._opening = OpeningLimit()
         self._log_limit = LogLimit()
+        self._routes_listeners: list[Callable[[], None]] = []
         self._timers_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.data_plane: DataPlane | None = None
 
-    def register(self, name: str, channel: Channel) -> None:
-        """Take part in a gossip channel; before `run`."""
-        self.mesh.register(name, channel)
+    def on_routes_changed(self, call: Callable[[], None]) -> None:
+        """Have `call()` called whenever peers came, went or became reachable."""
+        self._routes_listeners.append(call)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -151,6 +151,8 @@ class Router:
                 case RoutesChanged(routes):
                     if self.data_plane:
                         self.data_plane.publish(routes)
+                    for call in self._routes_listeners:
+                        call()
                 case PeersForgotten(names):
                     if self.data_plane:
                         self.data_plane.forget(names)
@@ -277,6 +279,7 @@ class Router:
             trusted=trusted,
             overlays=(SLEEVE,),
             ciphers=self._ciphers,
+            abilities=ABILITIES,
         )
 
     def _cipher(self, session: Session, connection: MeshConnection, *, plain: bool) -> Cipher:

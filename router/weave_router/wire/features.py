@@ -20,6 +20,10 @@ MAX_SHORT_ID = 4095
 SLEEVE = "sleeve"
 OVERLAY_RANKING = ("vxlan", "fastdp", SLEEVE)
 """The order of every common list: control messages carry an index into it, so it must not depend on who asks."""
+QUARANTINE = "ipam-quarantine"
+"""Two address rings that contradict each other do not end the connection."""
+ABILITIES = (QUARANTINE,)
+"""What we can do beyond Weave Net 2.8."""
 _SCHEMA = gob.Map(gob.STRING, gob.STRING, limit=MAX_ENTRIES)
 _DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
@@ -46,6 +50,8 @@ class Features:
     """Data planes offered, best first; None where the key was absent (an old peer: sleeve with bare tags)."""
     ciphers: tuple[str, ...] = ()
     """Data ciphers offered, best first; ours alone (key `Ciphers`), empty toward Weave Net 2.8."""
+    abilities: tuple[str, ...] = ()
+    """What this side can do beyond Weave Net 2.8; ours alone (key `Abilities`)."""
 
     def to_map(self) -> dict[str, str]:
         """The map of strings as it is sent."""
@@ -63,6 +69,8 @@ class Features:
             features["Overlays"] = " ".join(self.overlays)
         if self.ciphers:
             features["Ciphers"] = " ".join(self.ciphers)
+        if self.abilities:
+            features["Abilities"] = " ".join(self.abilities)
         return features
 
     @classmethod
@@ -94,6 +102,7 @@ class Features:
             trusted=trusted in _TRUE,
             overlays=None if overlays is None else tuple(overlays.split()),
             ciphers=tuple(features.get("Ciphers", "").split()),
+            abilities=tuple(features.get("Abilities", "").split()),
         )
 
 

@@ -446,6 +446,17 @@ def _wire_type(descriptor: Mapping[str, Any]) -> _WireType:
 # --- encoding -------------------------------------------------------------------------------------------------------
 
 
+class EncodedElements(list[bytes]):
+    """The elements of a slice, encoded before by `encode_element`."""
+
+
+def encode_element(schema: Schema, value: Any) -> bytes:
+    """A value as it stands inside another one: where the same elements are sent often, they are encoded once."""
+    body = bytearray()
+    Encoder()._writer(schema)(body, value)
+    return bytes(body)
+
+
 @dataclass(slots=True)
 class Encoder:
     """Writes values into one stream; type definitions go before the first value that needs them."""
@@ -534,6 +545,10 @@ class Encoder:
 
                 def write_slice(out: bytearray, values: Any) -> None:
                     out += encode_uint(len(values))
+                    if isinstance(values, EncodedElements):
+                        for encoded in values:
+                            out += encoded
+                        return
                     for value in values:
                         write_element(out, value)
 

@@ -1,0 +1,1 @@
+"""Addresses without a central store: a ring of tokens merged by gossip (ipam.md)."""

@@ -1,0 +1,118 @@
+"""How a ring begins: single-decree Paxos over gossip (ipam.md section 10.3). No I/O.
+
+Every voter keeps what all voters claim, as far as it has heard. The value that is agreed on is a set of peers, among
+whom the range is divided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from weave_router.wire.peer_name import PeerName
+
+MAX_ROUND = (1 << 64) - 1
+
+
+class Voter(NamedTuple):
+    """A peer in one of its lives: restarted, it is another voter."""
+
+    name: PeerName
+    uid: int
+
+
+class Proposal(NamedTuple):
+    """A numbered proposal, ordered by its fields. Round 0: none."""
+
+    round: int
+    proposer: Voter
+
+
+NO_VOTER = Voter(0, 0)  # type: ignore[arg-type]  # stands for nobody
+NO_PROPOSAL = Proposal(0, NO_VOTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What one voter has said."""
+
+    promise: Proposal = NO_PROPOSAL
+    accepted: Proposal = NO_PROPOSAL
+    value: tuple[PeerName, ...] = ()
+    """Accepted with `accepted`."""
+    origin: Proposal = NO_PROPOSAL
+    """The proposal that first had this value."""
+
+
+class Election:
+    """One voter's view of the election. `quorum`: voters that make a decision, None while not computed."""
+
+    def __init__(self, ourselves: Voter, quorum: int | None = None) -> None:
+        self.ourselves = ourselves
+        self.quorum = quorum
+        self.claims: dict[Voter, Claims] = {}
+
+    def learn(self, heard: Mapping[Voter, Claims]) -> bool:
+        """Take over what is newer of others' claims; whether anything was."""
+        changed = False
+        for voter, theirs in heard.items():
+            ours = self.claims.get(voter)
+            if ours is None:
+                self.claims[voter] = theirs
+                changed = True
+                continue
+            promise = max(ours.promise, theirs.promise)
+            newer = theirs if theirs.accepted > ours.accepted else ours
+            if promise != ours.promise or newer is theirs:
+                self.claims[voter] = Claims(promise, newer.accepted, newer.value, newer.origin)
+                changed = True
+        return changed
+
+    def propose(self) -> None:
+        """Begin a new round of our own, higher than all that were heard of."""
+        ours = self.claims.get(self.ourselves, Claims())
+        highest = max((max(claims.promise.round, claims.accepted.round) for claims in self.claims.values()), default=0)
+        promise = Proposal(min(highest + 1, MAX_ROUND), self.ourselves)
+        self.claims[self.ourselves] = Claims(promise, ours.accepted, ours.value, ours.origin)
+
+    def think(self) -> bool:
+        """Promise and accept what the claims of all ask for; whether our own claims changed."""
+        before = self.claims.get(self.ourselves, Claims())
+        promise = max((claims.promise for claims in self.claims.values()), default=NO_PROPOSAL)
+        promise = max(promise, before.promise)
+        ours = Claims(promise, before.accepted, before.value, before.origin)
+        self.claims[self.ourselves] = ours
+        if promise.round and promise.proposer == self.ourselves and ours.accepted != promise:
+            ours = self._try_to_accept_own(ours)
+        if promise.round and ours.accepted != promise:
+            for claims in self.claims.values():
+                if claims.accepted == promise:
+                    ours = Claims(promise, promise, claims.value, claims.origin)
+                    break
+        self.claims[self.ourselves] = ours
+        return ours != before
+
+    def _try_to_accept_own(self, ours: Claims) -> Claims:
+        promised = [claims for claims in self.claims.values() if claims.promise == ours.promise]
+        if self.quorum is None or len(promised) < self.quorum:
+            return ours
+        best = max(promised, key=lambda claims: claims.accepted)
+        if best.accepted.round:
+            return Claims(ours.promise, ours.promise, best.value, best.origin)
+        value = tuple(sorted({voter.name for voter in self.claims}))
+        return Claims(ours.promise, ours.promise, value, ours.promise)
+
+    def decided(self) -> tuple[PeerName, ...] | None:
+        """The value on which there is consensus, if there is."""
+        if self.quorum is None:
+            return None
+        votes: dict[Proposal, int] = {}
+        for claims in self.claims.values():
+            if claims.accepted.round:
+                votes[claims.origin] = votes.get(claims.origin, 0) + 1
+                if votes[claims.origin] >= self.quorum:
+                    return claims.value
+        return None

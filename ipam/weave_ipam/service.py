@@ -1,0 +1,393 @@
+"""Address allocation under trio: the allocator, its gossip channel, its timers and the store.
+
+Whatever happens, happens in the allocator at once; then one task stores what changed, in one transaction for all that
+came together, and only then are the answers given and the messages sent.
+
+    requests, gossip, timers ─> allocator ─> store ─> answers, broadcasts, unicasts
+"""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_ipam import stored
+from weave_ipam.allocator import Allocator, Answer, Broadcast, Carrier, SendRange, SendState
+from weave_ipam.errors import NotFound, RemovalRefused
+from weave_ipam.leases import Lease
+from weave_ipam.messages import CHANNEL, Kind, State, decode_range, decode_state, encode_range, encode_state
+from weave_ipam.ranges import hosts_of
+from weave_ipam.requests import Allocation, Claim, Prime, Request
+from weave_ipam.status import IpamStatus, ipam_status
+from weave_router.errors import ProtocolError
+from weave_router.wire.features import QUARANTINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from ipaddress import IPv4Interface, IPv6Interface
+
+    from weave_ipam.ranges import Address, Network
+    from weave_ipam.settings import IpamSettings
+    from weave_router.control.gossip import GossipData
+    from weave_router.control.mesh import Mesh, MeshConnection
+    from weave_router.control.random_source import RandomSource
+    from weave_router.doors import Store
+    from weave_router.wire.peer_name import PeerName
+
+    Interface = IPv4Interface | IPv6Interface
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 10.0
+"""How long a request waits unless its caller says otherwise."""
+HANDOVER_S = 3.0
+"""How long a departing peer waits for its heir to confirm."""
+_REMEMBERED_PAYLOADS = 64
+
+
+class Ipam:
+    """Address allocation of one router. `clock`: Unix seconds, told to others for information only.
+
+    `begin` reads the store; it must be called before anything else, and before the router runs.
+    """
+
+    def __init__(
+        self,
+        settings: IpamSettings,
+        mesh: Mesh,
+        store: Store,
+        *,
+        random: RandomSource,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self._mesh = mesh
+        self._store = store
+        self._random = random
+        self._clock = clock
+        self._allocator: Allocator
+        self._told = State()
+        self._encoded: tuple[int, bytes] | None = None
+        self._work = trio.Event()
+        self._timers = trio.Event()
+        self._committed = trio.Event()
+        self._waiting: dict[Request, trio.Event] = {}
+        self._relays: dict[PeerName, None] = {}
+        self._seen: dict[int, None] = {}
+        self._directory = _Directory(mesh)
+        self._heir_answered = trio.Event()
+        self._heir: PeerName | None = None
+
+    async def begin(self) -> None:
+        """Take up what is stored, and join the gossip. Raises `StoredStateError` and the store's errors."""
+        values = await self._store.read(stored.PREFIX)
+        ourselves = self._mesh.ourselves
+        kept, reason = stored.read_stored(values, self.settings.network, ourselves)
+        if kept is None and values:
+            if reason:
+                log.warning("The stored addresses are dropped: %s", reason)
+            await self._store.write(dict.fromkeys(values))
+        own = self._mesh.topology.own
+        self._allocator = Allocator(
+            ourselves,
+            own.nickname,
+            own.uid,
+            self.settings,
+            peers=self._directory,
+            random=self._random,
+            now=trio.current_time(),
+            stored=kept,
+        )
+        await self._commit()
+        self._mesh.register(CHANNEL, _Channel(self), self._speaks_to)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled. Raises the store's errors: what cannot be stored must not be given out."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_timers)
+            task_status.started()
+            while True:
+                await self._work.wait()
+                self._work = trio.Event()
+                await self._commit()
+
+    def routes_changed(self) -> None:
+        """Peers came or went, or became reachable."""
+        self._allocator.peers_changed(trio.current_time())
+        self._wake()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def allocate(
+        self, identifier: str, subnet: Network | None = None, *, wait: float = WAIT_S, container: bool = False
+    ) -> Interface:
+        """An address of the subnet (default: the default subnet), the same one for the same identifier.
+
+        Durable on return. Raises `SettingsError` for a subnet outside of the range, `Unserved` after `wait` seconds.
+        """
+        request = Allocation(
+            deadline=trio.current_time() + wait,
+            identifier=identifier,
+            subnet=subnet or self.settings.default_subnet,
+            container=container,
+        )
+        await self._serve(request)
+        if request.lease is None:
+            raise AssertionError("an allocation without error has an address")
+        return self._interface(request.lease)
+
+    async def claim(
+        self,
+        identifier: str,
+        address: Interface,
+        *,
+        wait: float = WAIT_S,
+        container: bool = False,
+        patient: bool = False,
+    ) -> None:
+        """Record that the identifier has just this address; outside of the range nobody is asked about it.
+
+        `patient`: where its owner cannot be asked at present, succeed and go on asking. Durable on return.
+        Raises `AddressInUse` and `Unserved`.
+        """
+        lease = Lease(int(address.ip), address.network.prefixlen)
+        if address.version != self.settings.network.version:
+            return  # another family: no ring knows about it
+        deadline = trio.current_time() + wait
+        await self._serve(
+            Claim(deadline=deadline, identifier=identifier, lease=lease, container=container, patient=patient)
+        )
+
+    async def release(self, identifier: str, address: Address | None = None) -> tuple[Interface, ...]:
+        """Free one address of the identifier, or all; returns them. Durable on return. Raises `NotFound`."""
+        if address is not None and address.version != self.settings.network.version:
+            raise NotFound(f"address {address} not found for {identifier}")
+        number = None if address is None else int(address)
+        gone = self._allocator.release(identifier, number, trio.current_time())
+        self._wake()
+        await self._committed.wait()
+        return tuple(self._interface(lease) for lease in gone)
+
+    async def prime(self, *, wait: float = float("inf")) -> None:
+        """Wait until there is a ring, starting the election if nobody did. Raises `Unserved`."""
+        await self._serve(Prime(deadline=trio.current_time() + wait))
+
+    def lookup(self, identifier: str, subnet: Network | None = None) -> tuple[Interface, ...]:
+        """The identifier's addresses in a subnet (default: the default subnet)."""
+        record = self._allocator.leases.records.get(identifier)
+        inside = hosts_of(subnet or self.settings.default_subnet)
+        leases = record.leases if record else []
+        return tuple(self._interface(lease) for lease in leases if inside.contains(lease.address))
+
+    def owned(self) -> dict[str, tuple[Interface, ...]]:
+        """All addresses that are recorded here, by identifier."""
+        records = self._allocator.leases.records
+        return {key: tuple(self._interface(lease) for lease in record.leases) for key, record in records.items()}
+
+    async def leave(self) -> str | None:
+        """Hand all space over before this peer stops for good; who got it, None where nobody was there.
+
+        Waits up to 3 s for the heir to say that it knows.
+        """
+        heir = self._allocator.leave()
+        self._wake()
+        await self._committed.wait()
+        if heir is None:
+            return None
+        self._heir = heir
+        # A state without a ring is answered with the ring, after what was broadcast before: that tells it arrived.
+        self._send(heir, bytes((Kind.STATE,)) + encode_state(State(self._told.nicknames), int(self._clock())))
+        with trio.move_on_after(HANDOVER_S) as limit:
+            await self._heir_answered.wait()
+        if limit.cancelled_caught:
+            log.warning("%s has not confirmed that it has our addresses", self._allocator.label(heir))
+        return self._allocator.label(heir)
+
+    async def remove_peer(self, text: str, *, force: bool = False) -> int:
+        """Take over what a peer owned that is gone for good; how many addresses that was. 0 for unknown peers.
+
+        Raises `RemovalRefused` for a peer that can be reached, unless forced.
+        """
+        gained = 0
+        for peer in self._allocator.find_peers(text):
+            if peer == self._mesh.ourselves:
+                continue
+            if self._directory.is_known(peer) and not force:
+                raise RemovalRefused(
+                    f"{self._allocator.label(peer)} can be reached: its containers would share their addresses with "
+                    "others. Stop it first ('weave reset' there hands its addresses over), or insist with --force"
+                )
+            gained += self._allocator.take_over(peer, trio.current_time())
+        self._wake()
+        await self._committed.wait()
+        return gained
+
+    def status(self) -> IpamStatus:
+        """A snapshot."""
+        return ipam_status(self._allocator, self._directory)
+
+    async def _serve(self, request: Request) -> None:
+        done = self._waiting[request] = trio.Event()
+        try:
+            self._allocator.submit(request, trio.current_time())
+            self._wake()
+            await done.wait()
+        finally:
+            del self._waiting[request]
+            if not request.answered:
+                self._allocator.give_up(request)
+        if request.error is not None:
+            raise request.error
+
+    def _interface(self, lease: Lease) -> Interface:
+        return ip_interface((self.settings.universe.address(lease.address), lease.prefix))
+
+    # --- storing, then acting ---------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Something may have to be stored or done."""
+        if not self._work.is_set():
+            self._committed = trio.Event()
+            self._work.set()
+        self._timers.set()
+
+    async def _commit(self) -> None:
+        allocator, committed = self._allocator, self._committed
+        effects, relays = allocator.take_effects(), self._relays
+        self._relays = {}
+        ring_changes = allocator.take_ring_changes()
+        changes = stored.changes(
+            self.settings.network,
+            allocator.ourselves,
+            allocator.ring.seeds,
+            ring_changes if allocator.ring else None,
+            allocator.take_lease_changes(),
+            allocator.universe,
+        )
+        state = allocator.state().copy() if effects or relays or ring_changes is not None else self._told
+        if changes:
+            await self._store.write(changes)
+        if state is not self._told:
+            self._told, self._encoded = state, None
+        committed.set()
+        for effect in effects:
+            match effect:
+                case Broadcast():
+                    self._mesh.broadcast(CHANNEL, _StateGossip(self))
+                case SendState(destination):
+                    self._send(destination, bytes((Kind.STATE,)) + self.encoded_state())
+                case SendRange(destination, kind, wanted):
+                    self._send(destination, bytes((kind,)) + encode_range(wanted))
+                case Answer(request):
+                    if request in self._waiting:
+                        self._waiting[request].set()
+        for source in relays:
+            self._mesh.pass_on(CHANNEL, source, _StateGossip(self))
+
+    def _send(self, destination: PeerName, payload: bytes) -> None:
+        self._mesh.unicast(CHANNEL, destination, payload)
+
+    async def _run_timers(self) -> None:
+        while True:
+            now = trio.current_time()
+            if self._allocator.next_timer() <= now:
+                self._allocator.handle_timer(now)
+                self._wake()
+            self._timers = trio.Event()
+            with trio.move_on_at(self._allocator.next_timer()):
+                await self._timers.wait()
+            await trio.lowlevel.checkpoint()
+
+    # --- gossip -----------------------------------------------------------------------------------------------------
+
+    def encoded_state(self) -> bytes:
+        """What is stored, as a payload."""
+        clock = int(self._clock())
+        if self._encoded is None or self._encoded[0] != clock:
+            self._encoded = (clock, encode_state(self._told, clock))
+        return self._encoded[1]
+
+    def receive(self, source: PeerName, payload: bytes, carrier: Carrier, now: float) -> None:
+        """A state has come. Raises `ProtocolError`."""
+        mark = hash(payload)
+        if mark not in self._seen:
+            state = decode_state(payload)
+            self._allocator.receive_state(source, state, carrier, now)
+            if state.ring is not None:
+                if state.ring.owner == self._heir:
+                    self._heir_answered.set()
+                while len(self._seen) >= _REMEMBERED_PAYLOADS:
+                    del self._seen[next(iter(self._seen))]
+                self._seen[mark] = None  # merging it again would change nothing
+            self._wake()
+        if carrier is Carrier.BROADCAST:
+            self._relays[source] = None
+            self._wake()
+
+    def receive_unicast(self, source: PeerName, payload: bytes, now: float) -> None:
+        """A message to us has come. Raises `ProtocolError`."""
+        if not payload or payload[0] not in set(Kind):
+            raise ProtocolError("unicast of no known kind")
+        kind = Kind(payload[0])
+        if kind is Kind.STATE:
+            self.receive(source, payload[1:], Carrier.UNICAST, now)
+            return
+        self._allocator.receive_range(source, kind, decode_range(payload[1:]), now)
+        self._wake()
+
+    def _speaks_to(self, connection: MeshConnection) -> bool:
+        """A Weave Net 2.8 peer would end the connection at a ring that it refuses; containers need that connection."""
+        return connection.peer not in self._allocator.conflicts or QUARANTINE in connection.features.abilities
+
+
+class _Directory:
+    """Other peers, as the mesh knows them (`PeerDirectory`)."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def is_known(self, name: PeerName) -> bool:
+        return name in self._mesh.routes.unicast_all
+
+    def nickname(self, name: PeerName) -> str | None:
+        record = self._mesh.topology.records.get(name)
+        return record.nickname if record is not None else None
+
+    def targets(self) -> int:
+        return self._mesh.targets.count_direct()
+
+
+class _StateGossip:
+    """Our state, as it is stored when it is sent."""
+
+    def __init__(self, ipam: Ipam) -> None:
+        self._ipam = ipam
+
+    def merge(self, other: GossipData) -> GossipData:
+        return other
+
+    def encode(self) -> Sequence[bytes]:
+        return [self._ipam.encoded_state()]
+
+
+class _Channel:
+    """The gossip channel (`weave_router.control.gossip.Channel`)."""
+
+    def __init__(self, ipam: Ipam) -> None:
+        self._ipam = ipam
+
+    def complete_state(self) -> GossipData:
+        return _StateGossip(self._ipam)
+
+    def on_gossip(self, source: PeerName, payload: bytes, now: float) -> Iterator[GossipData | None]:
+        self._ipam.receive(source, payload, Carrier.GOSSIP, now)
+        yield from ()
+
+    def on_broadcast(self, source: PeerName, payload: bytes, now: float) -> None:
+        self._ipam.receive(source, payload, Carrier.BROADCAST, now)
+
+    def on_unicast(self, source: PeerName, payload: bytes, now: float) -> None:
+        self._ipam.receive_unicast(source, payload, now)
