@@ -42,7 +42,7 @@ def test_block_that_is_given_away(case: Any) -> None:
     assert list(leases.free_stretches(own, 0.0)) == joined(free)
 
     asked = inclusive(*case["asked"].split("-"))
-    parts = [part for stretch in own if (part := stretch.cut_to(asked)) is not None]
+    parts = [cut for stretch in own if (cut := stretch.cut_to(asked)) is not None]
     block = block_to_give(leases.free_stretches(parts, 0.0))
     if case["given"] is None:
         assert block is None

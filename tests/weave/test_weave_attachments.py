@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address, parse_interface_address
 from weave_net.attachments import OPERATION_LIMIT_S, Attachments, host_interface_name
+from weave_net.container_addresses import ContainerAddresses
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
 from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
@@ -53,7 +54,14 @@ class World:
         self.host.add_namespace(DB)
 
     def restarted(self, store: MemoryStore) -> Attachments:
-        return Attachments(self.host, store, bridge="weave", mtu=1376, namespace_identity=self.fakes.identify)
+        return Attachments(
+            self.host,
+            store,
+            bridge="weave",
+            mtu=1376,
+            namespace_identity=self.fakes.identify,
+            addresses=ContainerAddresses(None),
+        )
 
     async def put(self, *addresses: str, key: str = "web", netns: str = WEB, **fields: Any) -> dict[str, Any]:
         request = AttachmentRequest(netns=netns, addresses=addresses, **fields)

@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from weave_ipam.status import IpamStatus, OwnerStatus
 from weave_net.metrics import render_metrics
-from weave_net.testing.statuses import H2, H3, SAMPLE_STATUS
+from weave_net.status_views import Snapshot
+from weave_net.testing.statuses import H1, H2, H3, SAMPLE_STATUS
 
 if TYPE_CHECKING:
     from weave_router.status import RouterStatus
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
+SEEDS = IpamStatus(
+    text="waiting for IP(s) to become available",
+    waiting_for=("no free address of 10.44.0.0/24 here",),
+    range="10.32.0.0/12",
+    default_subnet="10.32.0.0/12",
+    size=1 << 20,
+    active=7,
+    owners=(
+        OwnerStatus(H1, "h1", 3 << 18, known=True),
+        OwnerStatus(H2, "h2", 3 << 16, known=False),
+        OwnerStatus(H3, "", 1 << 16, known=False),
+    ),
+    entries=(),
+    election=None,
+    pending_claims=(("c6", "10.44.0.1", 12),),
+    pending_allocations=(("c4", "10.44.0.0/24"), ("c5", "10.44.0.0/24")),
+    conflicts=((f"{H2}(h2)", "other seeds"),),
+)
+NAMES_OF_IPAM = {
+    "weave_ips",
+    "weave_max_ips",
+    "weave_ipam_unreachable_count",
+    "weave_ipam_unreachable_percentage",
+    "weave_ipam_pending_allocates",
+    "weave_ipam_pending_claims",
+    "weave_ipam_conflicts",
+}
 
-def scrape(status: RouterStatus) -> Samples:
-    text = render_metrics(status, "3.0.0").decode()
+
+def snapshot(status: RouterStatus, ipam: IpamStatus | None = None) -> Snapshot:
+    return Snapshot(router=status, ipam=ipam, now=datetime(2026, 1, 31, tzinfo=UTC), version="3.0.0")
+
+
+def scrape(status: RouterStatus, ipam: IpamStatus | None = None) -> Samples:
+    text = render_metrics(snapshot(status, ipam)).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -78,7 +113,29 @@ def test_process_metrics_are_there() -> None:
 
 def test_metrics_of_absent_services_are_absent() -> None:
     names = {name for name, _ in scrape(SAMPLE_STATUS)}
-    assert not names & {"weave_ips", "weave_dns_entries", "weave_flows", "weave_ipam_unreachable_count"}
+    assert not names & {"weave_dns_entries", "weave_flows", *NAMES_OF_IPAM}
+
+
+def test_ipam() -> None:
+    samples = scrape(SAMPLE_STATUS, SEEDS)
+    assert samples["weave_ips", labels(state="local-used")] == 7
+    assert samples["weave_max_ips", ()] == 1 << 20
+    assert samples["weave_ipam_unreachable_count", ()] == 2
+    assert samples["weave_ipam_unreachable_percentage", ()] == 25.0
+    assert samples["weave_ipam_pending_allocates", ()] == 2
+    assert samples["weave_ipam_pending_claims", ()] == 1
+    assert samples["weave_ipam_conflicts", ()] == 1
+
+
+def test_ipam_without_a_ring() -> None:
+    samples = scrape(SAMPLE_STATUS, replace(SEEDS, owners=(), active=0))
+    assert samples["weave_ipam_unreachable_count", ()] == 0
+    assert samples["weave_ipam_unreachable_percentage", ()] == 0
+
+
+def test_ipam_metrics_are_gauges_as_in_2_8() -> None:
+    families = text_string_to_metric_families(render_metrics(snapshot(SAMPLE_STATUS, SEEDS)).decode())
+    assert {family.name for family in families if family.type == "gauge"} >= NAMES_OF_IPAM
 
 
 def test_odd_counter_names_break_nothing() -> None:
@@ -90,5 +147,6 @@ def test_odd_counter_names_break_nothing() -> None:
 
 
 def test_scraping_again_works() -> None:
-    assert render_metrics(SAMPLE_STATUS, "3")
-    assert render_metrics(SAMPLE_STATUS, "3")
+    told = snapshot(SAMPLE_STATUS, SEEDS)
+    assert render_metrics(told)
+    assert render_metrics(told)

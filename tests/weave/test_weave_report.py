@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from vector_files import load
+from weave_ipam.status import ElectionStatus, EntryStatus, IpamStatus
 from weave_net.errors import JsonPathError
 from weave_net.json_path import MAX_PATH_LENGTH, parse_path, select
 from weave_net.report import full_report, view_report
+from weave_net.status_views import Snapshot
 from weave_net.testing.statuses import SAMPLE_STATUS
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
-REPORT: dict[str, Any] = full_report(SAMPLE_STATUS, "3.0.0", NOW)
+SNAPSHOT = Snapshot(router=SAMPLE_STATUS, ipam=None, now=NOW, version="3.0.0")
+REPORT: dict[str, Any] = full_report(SNAPSHOT)
 ROUTER: dict[str, Any] = REPORT["Router"]
 
 # Every name of Weave Net 2.8's Router part (cli.md 6.7).
@@ -22,6 +27,63 @@ NAMES_OF_2_8 = (
     "Protocol ProtocolMinVersion ProtocolMaxVersion Encryption PeerDiscovery Name NickName Port Peers UnicastRoutes "
     "BroadcastRoutes Connections TerminationCount Targets OverlayDiagnostics TrustedSubnets Interface CaptureStats MACs"
 )
+
+# What the daemons of vectors/ipam/http.json know when they are asked for the report.
+PEER1, PEER2, PEER3 = (f"00:00:00:00:00:0{number}" for number in (1, 2, 3))
+ONE_PEER = IpamStatus(
+    text="ready",
+    waiting_for=(),
+    range="10.32.0.0/12",
+    default_subnet="10.32.1.0/24",
+    size=1 << 20,
+    active=5,
+    owners=(),
+    entries=(EntryStatus("10.32.0.0", 1 << 20, PEER1, "h1", known=True, version=11),),
+    election=None,
+    pending_claims=(),
+    pending_allocations=(),
+    conflicts=(),
+)
+NO_QUORUM = replace(
+    ONE_PEER,
+    default_subnet="10.32.0.0/12",
+    active=0,
+    entries=(),
+    election=ElectionStatus(observer=False, known=1, quorum=2),
+    pending_claims=(("c4", "10.40.0.99", 12), ("c5", "10.40.0.98", 12)),
+    pending_allocations=(("c1", "10.32.0.0/12"),),
+)
+TROUBLED = replace(NO_QUORUM, waiting_for=("no quorum",), conflicts=((f"{PEER2}(h2)", "other seeds"),))
+TWO_SEEDS = replace(
+    ONE_PEER,
+    default_subnet="10.32.0.0/12",
+    active=2,
+    entries=(
+        EntryStatus("10.32.0.0", 524288, PEER1, "h1", known=True, version=1),
+        EntryStatus("10.40.0.0", 77, PEER2, "h2", known=True, version=3),
+        EntryStatus("10.40.0.77", 1, PEER1, "h1", known=True, version=1),
+        EntryStatus("10.40.0.78", 262066, PEER2, "h2", known=True, version=0),
+        EntryStatus("10.44.0.0", 262144, PEER3, "", known=False, version=0),
+    ),
+    pending_allocations=(("c5", "10.44.0.0/24"),),
+)
+RECORDED_IPAM = {
+    "one_peer_quorum_one": ONE_PEER,
+    "one_elector_of_three": NO_QUORUM,
+    "two_of_three_seeds_running": TWO_SEEDS,
+}
+
+
+def recorded_ipam(scenario: str) -> list[dict[str, Any]]:
+    """The parts `IPAM` of the reports that a daemon of 2.8 gave."""
+    requests = load("ipam/http")[scenario]
+    found = []
+    for request in requests if isinstance(requests, list) else []:
+        if request["path"] == "/report" and request["status"] == 200:
+            found.append(json.loads(request["body"])["IPAM"])
+        elif request["path"] == "/report?format=%7B%7Bjson%20.IPAM%7D%7D":
+            found.append(json.loads(request["body"]))
+    return found
 
 
 def test_names_of_2_8_are_all_there() -> None:
@@ -81,12 +143,67 @@ def test_report_is_json() -> None:
 
 
 def test_views() -> None:
-    assert view_report("targets", SAMPLE_STATUS, "3", NOW) == list(SAMPLE_STATUS.targets)
-    assert view_report("connections", SAMPLE_STATUS, "3.0.0", NOW) == ROUTER["Connections"]
-    assert view_report("peers", SAMPLE_STATUS, "3.0.0", NOW) == ROUTER["Peers"]
-    overview = view_report("", SAMPLE_STATUS, "3.0.0", NOW)
+    assert view_report("targets", SNAPSHOT) == list(SAMPLE_STATUS.targets)
+    assert view_report("connections", SNAPSHOT) == ROUTER["Connections"]
+    assert view_report("peers", SNAPSHOT) == ROUTER["Peers"]
+    overview = view_report("", SNAPSHOT)
     assert overview["Router"]["ConnectionCount"] == 6
     assert "Peers" not in overview["Router"]
+
+
+def test_ipam_that_is_off_is_absent() -> None:
+    assert "IPAM" not in REPORT
+    assert "IPAM" not in view_report("", SNAPSHOT)
+    assert view_report("ipam", SNAPSHOT) is None
+
+
+@pytest.mark.parametrize(("scenario", "ipam"), RECORDED_IPAM.items(), ids=RECORDED_IPAM)
+def test_ipam_is_that_of_2_8(scenario: str, ipam: IpamStatus) -> None:
+    (expected,) = recorded_ipam(scenario)
+    found = full_report(replace(SNAPSHOT, ipam=ipam))["IPAM"]
+    ours = {"WaitingFor": found.pop("WaitingFor"), "Conflicts": found.pop("Conflicts")}
+    assert json.dumps(found) == json.dumps(expected)  # the order of the keys too
+    assert ours == {"WaitingFor": [], "Conflicts": []}
+
+
+def test_every_recorded_ipam_is_compared() -> None:
+    assert {scenario for scenario in load("ipam/http") if recorded_ipam(scenario)} == RECORDED_IPAM.keys()
+
+
+def test_ipam_parts_by_the_templates_of_2_8() -> None:
+    report = full_report(replace(SNAPSHOT, ipam=ONE_PEER))
+    bodies = {request["path"]: request["body"] for request in load("ipam/http")["one_peer_quorum_one"]}
+    assert select(report, "{{.IPAM.Range}}") == bodies["/report?format=%7B%7B.IPAM.Range%7D%7D"]
+    entries = bodies["/report?format=%7B%7Bjson%20.IPAM.Entries%7D%7D"]
+    assert json.loads(select(report, "{{json .IPAM.Entries}}")) == json.loads(entries)
+
+
+def test_ipam_troubles() -> None:
+    report = full_report(replace(SNAPSHOT, ipam=TROUBLED))
+    assert report["IPAM"]["WaitingFor"] == ["no quorum"]
+    assert report["IPAM"]["Conflicts"] == [{"Peer": "00:00:00:00:00:02(h2)", "Reason": "other seeds"}]
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_ipam_observer() -> None:
+    ipam = replace(NO_QUORUM, election=ElectionStatus(observer=True, known=1, quorum=2))
+    assert full_report(replace(SNAPSHOT, ipam=ipam))["IPAM"]["Paxos"]["Elector"] is False
+
+
+def test_ipam_views() -> None:
+    snapshot = replace(SNAPSHOT, ipam=TROUBLED)
+    assert view_report("ipam", snapshot) == full_report(snapshot)["IPAM"]
+    assert view_report("", snapshot)["IPAM"] == {
+        "Paxos": {"Elector": True, "KnownNodes": 1, "Quorum": 2},
+        "Range": "10.32.0.0/12",
+        "RangeNumIPs": 1 << 20,
+        "ActiveIPs": 0,
+        "DefaultSubnet": "10.32.0.0/12",
+        "PendingClaimCount": 2,
+        "PendingAllocateCount": 1,
+        "ConflictCount": 1,
+    }
+    assert view_report("", replace(SNAPSHOT, ipam=ONE_PEER))["IPAM"]["PendingClaimCount"] == 0
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,119 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
-from weave_net.status_views import VIEWS, connections, overview, peers, targets
+import pytest
+
+from vector_files import load
+from weave_ipam.status import IpamStatus, OwnerStatus
+from weave_net.status_views import VIEWS, Snapshot, connections, ipam, overview, peers, targets
 from weave_net.testing.statuses import SAMPLE_STATUS
-from weave_router.status import ConnectionStatus, RouterStatus
+from weave_router.status import ConnectionStatus, PeerLinkStatus, PeerStatus, RouterStatus
 
 NOW = datetime(2026, 1, 31, 13, 0, 0, tzinfo=timezone(timedelta(hours=1)))
 ALONE = RouterStatus(name="02:00:00:00:00:01", nickname="h1", uid=1, port=6783, encryption=False, discovery=False)
 
+# Weave Net 2.8's daemons of vectors/ipam/http.json: what they know when asked, in the order of the requests.
+PEER1, PEER2, PEER3 = (f"00:00:00:00:00:0{number}" for number in (1, 2, 3))
+LONELY = PeerStatus(PEER1, "h1", 1, 1, 1, ())
+NODE = RouterStatus(
+    name=PEER1,
+    nickname="h1",
+    uid=1,
+    port=6783,
+    encryption=False,
+    discovery=True,
+    protocol_min=1,
+    peers=(LONELY,),
+)
+NODE_OF_TWO = replace(
+    NODE,
+    connections=(ConnectionStatus(address="10.0.0.2:6783", outbound=True, state="established", peer=PEER2),),
+    peers=(
+        replace(LONELY, connections=(PeerLinkStatus(PEER2, "h2", "10.0.0.2:6783", outbound=True, established=True),)),
+        PeerStatus(
+            PEER2, "h2", 2, 2, 1, (PeerLinkStatus(PEER1, "h1", "10.0.0.1:5000", outbound=False, established=True),)
+        ),
+    ),
+)
+IDLE = IpamStatus(
+    text="idle",
+    waiting_for=(),
+    range="10.32.0.0/12",
+    default_subnet="10.32.0.0/12",
+    size=1 << 20,
+    active=0,
+    owners=(),
+    entries=(),
+    election=None,
+    pending_claims=(),
+    pending_allocations=(),
+    conflicts=(),
+)
+OF_TWO = replace(
+    IDLE,
+    text="waiting for IP(s) to become available",
+    active=2,
+    owners=(
+        OwnerStatus(PEER1, "h1", 524289, known=True),
+        OwnerStatus(PEER2, "h2", 262143, known=True),
+        OwnerStatus(PEER3, "", 262144, known=False),
+    ),
+)
+AFTER_LEAVE = replace(
+    IDLE,
+    text="all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead",
+    default_subnet="10.32.1.0/24",
+    active=5,
+    owners=(OwnerStatus("00:00:00:00:00:00", "", 1 << 20, known=False),),
+)
+AWAITING = replace(IDLE, text="awaiting consensus (quorum: 2, known: 1)")
+RECORDED_OVERVIEWS: dict[str, list[tuple[RouterStatus, IpamStatus | None]]] = {
+    "one_elector_of_three": [(NODE, IDLE), (NODE, AWAITING)],
+    "observer_alone": [(NODE, replace(IDLE, text="priming"))],
+    "two_of_three_seeds_running": [(NODE_OF_TWO, OF_TWO)],
+    "ipam_disabled": [(NODE, None)],
+}
+RECORDED_VIEWS: dict[str, list[IpamStatus]] = {
+    "one_peer_quorum_one": [
+        IDLE,
+        replace(IDLE, active=5, owners=(OwnerStatus(PEER1, "h1", 1 << 20, known=True),)),
+        AFTER_LEAVE,
+    ],
+    "one_elector_of_three": [AWAITING],
+    "two_of_three_seeds_running": [
+        OF_TWO,
+        replace(
+            OF_TWO,
+            active=3,
+            owners=(OwnerStatus(PEER1, "h1", 786433, known=True), OwnerStatus(PEER2, "h2", 262143, known=True)),
+        ),
+    ],
+}
+DEVIATIONS = {("ipam_disabled", "/status/ipam"): "2.8 answers 500; the API says 404 and why"}
+
+
+def recorded(path: str) -> dict[str, list[str]]:
+    """The bodies of the successful answers to this path, by scenario."""
+    found: dict[str, list[str]] = {}
+    scenarios: dict[str, Any] = {name: part for name, part in load("ipam/http").items() if isinstance(part, list)}
+    for scenario, requests in scenarios.items():
+        for request in requests:
+            if request["path"] == path:
+                if request["status"] == 200:
+                    found.setdefault(scenario, []).append(request["body"])
+                else:
+                    assert (scenario, path) in DEVIATIONS
+    return found
+
+
+def snapshot(router: RouterStatus, ipam: IpamStatus | None = None, version: str = "3.0.0") -> Snapshot:
+    return Snapshot(router=router, ipam=ipam, now=NOW, version=version)
+
 
 def test_overview() -> None:
-    assert overview(SAMPLE_STATUS, "3.0.0") == (
+    assert overview(snapshot(SAMPLE_STATUS)) == (
         "        Version: 3.0.0\n"
         "\n"
         "        Service: router\n"
@@ -30,12 +132,12 @@ def test_overview() -> None:
 
 
 def test_overview_labels_are_right_aligned_to_fifteen_characters() -> None:
-    for line in overview(SAMPLE_STATUS, "3.0.0").splitlines():
+    for line in overview(snapshot(SAMPLE_STATUS)).splitlines():
         assert not line or line.index(":") == 15, line
 
 
 def test_overview_of_a_lonely_router() -> None:
-    assert overview(ALONE, "3.0.0") == (
+    assert overview(snapshot(ALONE)) == (
         "        Version: 3.0.0\n"
         "\n"
         "        Service: router\n"
@@ -51,7 +153,18 @@ def test_overview_of_a_lonely_router() -> None:
 
 
 def test_protocol_range() -> None:
-    assert "Protocol: weave 1..2\n" in overview(replace(ALONE, protocol_min=1), "3.0.0")
+    assert "Protocol: weave 1..2\n" in overview(snapshot(replace(ALONE, protocol_min=1)))
+
+
+@pytest.mark.parametrize("scenario", recorded("/status"))
+def test_overview_is_that_of_2_8(scenario: str) -> None:
+    for (router, status), body in zip(RECORDED_OVERVIEWS[scenario], recorded("/status")[scenario], strict=True):
+        assert overview(snapshot(router, status, "unreleased (version check update disabled)")) == body
+
+
+def test_overview_after_leaving_is_that_of_2_8() -> None:
+    text = overview(snapshot(NODE, AFTER_LEAVE, "unreleased (version check update disabled)"))
+    assert text == load("ipam/http")["status_after_leave"]
 
 
 def test_targets() -> None:
@@ -100,14 +213,70 @@ def test_peers() -> None:
     )
 
 
+@pytest.mark.parametrize("scenario", recorded("/status/ipam"))
+def test_ipam_is_that_of_2_8(scenario: str) -> None:
+    for status, body in zip(RECORDED_VIEWS[scenario], recorded("/status/ipam")[scenario], strict=True):
+        assert ipam(status, PEER1) == body
+
+
+def test_ipam_columns() -> None:
+    owners = (
+        OwnerStatus(PEER1, "h1", 1, known=True),
+        OwnerStatus(PEER2, "a-nickname-longer-than-its-column", 42991, known=True),
+    )
+    assert ipam(replace(IDLE, owners=owners), PEER1) == (
+        "00:00:00:00:00:01(h1)                        1 IPs (00.0% of total) (0 active)\n"
+        "00:00:00:00:00:02(a-nickname-longer-than-its-column)    42991 IPs (04.1% of total) \n"
+    )
+
+
+def test_ipam_of_a_peer_that_owns_nothing_says_active_of_nobody() -> None:
+    assert "active" not in ipam(OF_TWO, "00:00:00:00:00:09")
+
+
+def test_ipam_troubles_stand_below_the_lines_of_2_8() -> None:
+    troubled = replace(
+        OF_TWO,
+        waiting_for=("no free address of 10.44.0.0/24 here", "all addresses of 10.32.0.0/30 are in use"),
+        conflicts=((f"{PEER2}(h2)", "received update for IP range I own"),),
+    )
+    assert ipam(troubled, PEER1) == ipam(OF_TWO, PEER1) + (
+        "\n"
+        "waiting: no free address of 10.44.0.0/24 here\n"
+        "waiting: all addresses of 10.32.0.0/30 are in use\n"
+        "conflict with 00:00:00:00:00:02(h2): received update for IP range I own\n"
+    )
+
+
+def test_ipam_without_a_ring_tells_what_is_waited_for() -> None:
+    assert ipam(replace(IDLE, waiting_for=("no quorum",)), PEER1) == "\nwaiting: no quorum\n"
+
+
+def test_ipam_that_is_off() -> None:
+    assert ipam(None, PEER1) == ""
+
+
 def test_what_peers_say_cannot_forge_lines() -> None:
     bad = replace(SAMPLE_STATUS.connections[0], nickname="x\n-> 1.2.3.4\x1b[2J")
     status = replace(SAMPLE_STATUS, connections=(bad,), nickname="a\nb")
     assert connections(status, NOW).count("\n") == 1
     assert "\x1b" not in connections(status, NOW)
-    assert "a\nb" not in overview(status, "3")
+    assert "a\nb" not in overview(snapshot(status))
+    evil = "x\n\x1b[2J"
+    text = ipam(
+        replace(
+            IDLE, owners=(OwnerStatus(PEER2, evil, 4, known=True),), waiting_for=(evil,), conflicts=((evil, evil),)
+        ),
+        PEER1,
+    )
+    assert text.count("\n") == 4
+    assert "\x1b" not in text
 
 
 def test_every_view_answers() -> None:
     for view in VIEWS.values():
-        assert view(SAMPLE_STATUS, NOW)
+        assert view(snapshot(SAMPLE_STATUS, OF_TWO))
+
+
+def test_the_view_of_ipam_knows_who_we_are() -> None:
+    assert VIEWS["ipam"](snapshot(NODE, OF_TWO)) == ipam(OF_TWO, PEER1)

@@ -29,16 +29,18 @@ from weave_net.api_messages import (
     wants_json,
 )
 from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address
+from weave_net.ipam_api import IpamApi
 from weave_net.json_path import select
 from weave_net.metrics import CONTENT_TYPE, render_metrics
 from weave_net.report import full_report, view_report
-from weave_net.status_views import VIEWS, overview
+from weave_net.status_views import VIEWS, Snapshot, overview
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
+    from weave_ipam.service import Ipam
     from weave_net.attachments import Attachments
     from weave_net.settings import HttpAddress
     from weave_net.wiring import Router
@@ -57,6 +59,7 @@ class Api:
     def __init__(
         self,
         router: Router,
+        ipam: Ipam | None,
         attachments: Attachments,
         *,
         version: str,
@@ -65,6 +68,7 @@ class Api:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._router = router
+        self._ipam = ipam
         self._attachments = attachments
         self._version = version
         self._stop = stop
@@ -86,6 +90,7 @@ class Api:
             ("/attachment", ["GET"], self.list_attachments, Access.LOCAL),
             ("/attachment/{id}/{ifname}", ["GET", "PUT", "DELETE"], self.attachment, Access.LOCAL),
             ("/stop", ["POST"], self.stop, Access.LOCAL),
+            *IpamApi(self._ipam).paths(),
         ]
         routes = [
             Route(path, handler if needed is not Access.LOCAL or access is Access.LOCAL else _refuse, methods=methods)
@@ -109,31 +114,27 @@ class Api:
         if view and view not in VIEWS:
             raise HTTPException(404, f"there is no status view {view!r}; there are {', '.join(VIEWS)}")
         code = 503 if self._stopping() else 200
-        status, now = self._router.status(), self._now()
+        snapshot = self._snapshot()
+        if view == "ipam" and snapshot.ipam is None:
+            raise HTTPException(404, "address allocation is off (--ipalloc-range is empty)")
         if wants_json(request):
-            return await self._render(
-                lambda: JsonResponse(view_report(view, status, self._version, now), status_code=code)
-            )
+            return await self._render(lambda: JsonResponse(view_report(view, snapshot), status_code=code))
         return await self._render(
-            lambda: PlainTextResponse(
-                VIEWS[view](status, now) if view else overview(status, self._version), status_code=code
-            )
+            lambda: PlainTextResponse(VIEWS[view](snapshot) if view else overview(snapshot), status_code=code)
         )
 
     async def report(self, request: Request) -> Response:
         """Everything as JSON, or the values at the JSON path `format`."""
         path = request.query_params.get("format")
-        status, now = self._router.status(), self._now()
+        snapshot = self._snapshot()
         if path is None:
-            return await self._render(lambda: JsonResponse(full_report(status, self._version, now)))
-        return await self._render(
-            lambda: PlainTextResponse(select(full_report(status, self._version, now), path) + "\n")
-        )
+            return await self._render(lambda: JsonResponse(full_report(snapshot)))
+        return await self._render(lambda: PlainTextResponse(select(full_report(snapshot), path) + "\n"))
 
     async def metrics(self, _: Request) -> Response:
         """Prometheus's text format."""
-        status = self._router.status()
-        body = await self._render(lambda: render_metrics(status, self._version))
+        snapshot = self._snapshot()
+        body = await self._render(lambda: render_metrics(snapshot))
         return Response(body, headers={"Content-Type": CONTENT_TYPE})
 
     async def healthz(self, _: Request) -> Response:
@@ -186,6 +187,10 @@ class Api:
             self._stop()
 
         return PlainTextResponse("stopping\n", status_code=202, background=BackgroundTask(stop))
+
+    def _snapshot(self) -> Snapshot:
+        ipam = None if self._ipam is None else self._ipam.status()
+        return Snapshot(self._router.status(), ipam, self._now(), self._version)
 
     async def _render(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, limiter=self._renderers)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
+from weave_ipam.errors import AddressInUse, IpamError, RemovalRefused, Unserved
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, JsonPathError, SettingsError, StoreError
 from weave_router.errors import HostError, TargetError
 
@@ -30,6 +31,10 @@ STATUS_OF_ERRORS: dict[type[Exception], int] = {
     HostError: 500,
     StoreError: 500,
     DaemonError: 503,
+    Unserved: 503,
+    RemovalRefused: 409,
+    AddressInUse: 409,
+    IpamError: 400,
 }
 """Errors with a text for the caller; all others are faults of ours, logged with a traceback."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
+from weave_ipam.ranges import SMALLEST_SUBNET
 from weave_net.errors import AttachmentError
 from weave_net.settings import MAX_MTU, MIN_MTU
 
@@ -14,6 +15,10 @@ MAX_ADDRESSES = 64
 """Addresses of one interface; a container has one or two."""
 MAX_TEXT = 255
 """Longest id, owner or network name, in characters; a container id has 64."""
+
+SUBNET_PREFIX = "net:"
+DEFAULT_SUBNET = "net:default"
+"""Ask for any address of the default subnet."""
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
@@ -27,7 +32,7 @@ class AttachmentRequest:
     netns: str
     """Absolute path of the network namespace."""
     addresses: tuple[str, ...] = ()
-    """`address/len`, in the usual spelling; none gives an interface without address."""
+    """`address/len` in the usual spelling, `net:<subnet>` or `net:default`; none gives an interface without address."""
     owner: str = "cli"
     network: str = "weave"
     mtu: int | None = None
@@ -66,13 +71,13 @@ def check_key(attachment_id: str, interface: str) -> None:
 
 
 def parse_interface_address(text: str) -> str:
-    """An address with its prefix length, `10.2.1.5/24` or `ip:10.2.1.5/24`, in the usual spelling.
+    """A wish for an address in the usual spelling: `[ip:]10.2.1.5/24`, `net:10.2.2.0/24`, `net:default`.
 
     Raises `AttachmentError`.
     """
     plain = text.removeprefix("ip:")
-    if plain.startswith("net:"):
-        raise AttachmentError(f"{text}: this release allocates no addresses; give one as ADDRESS/LEN")
+    if plain.startswith(SUBNET_PREFIX):
+        return _parse_subnet(plain)
     if "/" not in plain:
         raise AttachmentError(f"{text!r} is not of the form ADDRESS/LEN, for instance 10.2.1.5/24")
     try:
@@ -84,6 +89,20 @@ def parse_interface_address(text: str) -> str:
     if getattr(address, "scope_id", None):
         raise AttachmentError(f"{text}: a zone is not possible here")
     return str(address)
+
+
+def _parse_subnet(text: str) -> str:
+    if text == DEFAULT_SUBNET:
+        return text
+    try:
+        subnet = ip_network(text.removeprefix(SUBNET_PREFIX))
+    except ValueError as error:
+        raise AttachmentError(f"{text!r} is no subnet such as net:10.2.2.0/24: {error}") from error
+    if subnet.version != 4:
+        raise AttachmentError(f"{text}: addresses of IPv6 are not allocated yet; give one as ADDRESS/LEN")
+    if subnet.num_addresses < SMALLEST_SUBNET:
+        raise AttachmentError(f"{text} is too small: the first and the last address are never given out")
+    return f"{SUBNET_PREFIX}{subnet}"
 
 
 def parse_detached_address(text: str) -> str:

@@ -3,9 +3,11 @@
 One mechanism for the command line, CNI and Docker. An attachment is known by (id, interface name). The host makes the
 interface, the store remembers it, and `Attachments` keeps the two in step:
 
-- *put*: the host first, then the store, then the answer; if the store fails, what was added is taken away again.
+- *put*: addresses first (they are recorded for the attachment's holder), then the host, then the store, then the
+  answer; if host or store fails, what was added is taken away again.
 - *delete*: the store first, so that a crash half way cannot bring an interface back at the next start; if the host
-  fails, the record is put back.
+  fails, the record is put back. Addresses are freed last.
+- A container that ends without a word keeps its addresses for a while (`GRACE_S`), then they are freed.
 
 Changes of one attachment wait for each other; different ones do not.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING, Any
@@ -26,9 +28,10 @@ from weave_router.doors import VethRequest
 from weave_router.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from weave_net.attachment_request import AttachmentRequest
+    from weave_net.container_addresses import ContainerAddresses
     from weave_router.doors import Host, Store, VethInfo
 
 KEY_PREFIX = "attachment/"
@@ -36,6 +39,10 @@ KEY_PREFIX = "attachment/"
 
 OPERATION_LIMIT_S = 20.0
 """A change is not interrupted when its caller goes away, but it does not hold up the daemon for longer than this."""
+
+GRACE_S = 30.0
+"""A namespace must have been gone for so long before its attachments are removed: its container may be restarted."""
+SWEEP_S = 10.0
 
 Address = IPv4Interface | IPv6Interface
 
@@ -60,6 +67,8 @@ class Attachment:
     """Who asked for it: `cli`, `cni`, …"""
     network: str
     multicast_route: bool
+    holder: str = ""
+    """The identifier under which the allocator records the addresses: the id, unless that has another interface."""
 
     @property
     def host_interface(self) -> str:
@@ -69,7 +78,7 @@ class Attachment:
     def to_json(self) -> dict[str, Any]:
         """What the HTTP API answers."""
         values = asdict(self)
-        del values["namespace_identity"]
+        del values["namespace_identity"], values["holder"]
         return {**values, "addresses": list(self.addresses), "host_interface": self.host_interface}
 
 
@@ -89,13 +98,16 @@ class Attachments:
         bridge: str,
         mtu: int,
         namespace_identity: Callable[[str], str | None],
+        addresses: ContainerAddresses,
     ) -> None:
         self._host = host
         self._store = store
         self._bridge = bridge
         self._mtu = mtu
         self._identify = namespace_identity
+        self._addresses = addresses
         self._known: dict[tuple[str, str], Attachment] = {}
+        self._missing: dict[tuple[str, str], float] = {}
         self._locks: dict[tuple[str, str], tuple[trio.Lock, int]] = {}
 
     async def adopt(self) -> None:
@@ -110,11 +122,14 @@ class Attachments:
                 attachment = Attachment(**{**value, "addresses": tuple(value["addresses"])})
             except (TypeError, KeyError) as error:
                 raise StoreError(f"the state file holds an attachment that cannot be read ({key}: {error})") from error
+            holder = attachment.holder or attachment.id
             if self._identify(attachment.netns) != attachment.namespace_identity:
                 _log.info("%s of %s: its namespace is gone", attachment.interface, attachment.id)
                 await self._store.write({key: None})
+                await self._addresses.release(holder, attachment.addresses)
                 continue
             self._known[attachment.id, attachment.interface] = attachment
+            await self._addresses.claim_again(holder, attachment.addresses)
             if attachment.host_interface not in existing:
                 try:
                     await self._host.attach(self._veth_request(attachment, attachment.addresses))
@@ -133,60 +148,111 @@ class Attachments:
         """Make the interface, or add what it lacks; durable on return, repeating it changes nothing.
 
         Raises `AttachmentError` where there is no namespace at the path, `AttachmentConflict` where the attachment
-        lives in another one, `HostError` and `StoreError`.
+        lives in another one or an address belongs to somebody else, `DaemonError` where no address is to be had,
+        `HostError` and `StoreError`.
         """
-        async with self._change(attachment_id, interface):
-            identity = self._identify(request.netns)
-            if identity is None:
+        async with self._locked(attachment_id, interface):
+            holder = self._holder(attachment_id, interface)
+            known = self._known.get((attachment_id, interface))
+            had = () if known is None else known.addresses
+            if self._identify(request.netns) is None:
                 raise AttachmentError(f"there is no network namespace at {request.netns}")
-            known = self._current(attachment_id, interface, identity)
-            if known is not None and request.mac not in (None, known.mac):
-                raise AttachmentConflict(
-                    f"{interface} of {attachment_id} has the MAC address {known.mac}; detach it first to change that"
-                )
-            before = () if known is None else known.addresses
-            wanted = Attachment(
-                id=attachment_id,
-                interface=interface,
-                netns=request.netns,
-                namespace_identity=identity,
-                addresses=(*before, *(text for text in request.addresses if text not in before)),
-                mac=request.mac or ("" if known is None else known.mac),
-                mtu=request.mtu or (self._mtu if known is None else known.mtu),
-                owner=request.owner if known is None else known.owner,
-                network=request.network if known is None else known.network,
-                multicast_route=request.multicast_route,
+            reserved = await self._addresses.reserve(holder, request.addresses)
+            try:
+                with self._uninterrupted(attachment_id, interface):
+                    made = await self._make(attachment_id, interface, replace(request, addresses=reserved), holder)
+                    # What a container had before it was started anew.
+                    await self._addresses.release(holder, [text for text in had if text not in made.addresses])
+                    return made
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._addresses.release(holder, [text for text in reserved if text not in had])
+                raise
+
+    async def _make(self, attachment_id: str, interface: str, request: AttachmentRequest, holder: str) -> Attachment:
+        identity = self._identify(request.netns)
+        if identity is None:
+            raise AttachmentError(f"there is no network namespace at {request.netns}")
+        known = self._current(attachment_id, interface, identity)
+        if known is not None and request.mac not in (None, known.mac):
+            raise AttachmentConflict(
+                f"{interface} of {attachment_id} has the MAC address {known.mac}; detach it first to change that"
             )
-            info = await self._host.attach(self._veth_request(wanted, wanted.addresses))
-            made = replace(wanted, mac=info.mac, mtu=info.mtu)
-            if made != known:
-                await self._remember(made, info, known)
-            return made
+        before = () if known is None else known.addresses
+        wanted = Attachment(
+            id=attachment_id,
+            interface=interface,
+            netns=request.netns,
+            namespace_identity=identity,
+            addresses=(*before, *(text for text in request.addresses if text not in before)),
+            mac=request.mac or ("" if known is None else known.mac),
+            mtu=request.mtu or (self._mtu if known is None else known.mtu),
+            owner=request.owner if known is None else known.owner,
+            network=request.network if known is None else known.network,
+            multicast_route=request.multicast_route,
+            holder=holder,
+        )
+        info = await self._host.attach(self._veth_request(wanted, wanted.addresses))
+        made = replace(wanted, mac=info.mac, mtu=info.mtu)
+        if made != known:
+            await self._remember(made, info, known)
+        return made
 
     async def delete(self, attachment_id: str, interface: str, addresses: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Remove the addresses, or all when none is named; with the last one goes the interface.
 
         Returns what was removed, as `address/len`. What is gone already is no error. Raises `HostError`, `StoreError`.
         """
-        async with self._change(attachment_id, interface):
-            host_interface = host_interface_name(attachment_id, interface)
-            known = self._known.get((attachment_id, interface))
-            if known is None:
-                # Possibly left behind by a crash; without a record there is nothing in it that must be kept.
-                return await self._host.detach(None, interface, host_interface) if not addresses else ()
-            unwanted = _matching(known.addresses, addresses) if addresses else known.addresses
-            left = tuple(text for text in known.addresses if text not in unwanted)
-            if addresses and not unwanted:
-                return ()
-            await self._store_change(known, replace(known, addresses=left) if left else None)
-            try:
-                # The namespace may have gone and its path may lead to another one by now.
-                netns = known.netns if self._identify(known.netns) == known.namespace_identity else None
-                await self._host.detach(netns, interface, host_interface, unwanted if left else ())
-            except HostError:
-                await self._store_change(known, known)
-                raise
-            return unwanted
+        async with self._locked(attachment_id, interface):
+            with self._uninterrupted(attachment_id, interface):
+                return await self._delete(attachment_id, interface, addresses)
+
+    async def _delete(self, attachment_id: str, interface: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        host_interface = host_interface_name(attachment_id, interface)
+        known = self._known.get((attachment_id, interface))
+        if known is None:
+            # Possibly left behind by a crash; without a record there is nothing in it that must be kept.
+            return await self._host.detach(None, interface, host_interface) if not addresses else ()
+        unwanted = _matching(known.addresses, addresses) if addresses else known.addresses
+        left = tuple(text for text in known.addresses if text not in unwanted)
+        if addresses and not unwanted:
+            return ()
+        await self._store_change(known, replace(known, addresses=left) if left else None)
+        try:
+            # The namespace may have gone and its path may lead to another one by now.
+            netns = known.netns if self._identify(known.netns) == known.namespace_identity else None
+            await self._host.detach(netns, interface, host_interface, unwanted if left else ())
+        except HostError:
+            await self._store_change(known, known)
+            raise
+        await self._addresses.release(known.holder or known.id, unwanted)
+        return unwanted
+
+    async def run(self) -> None:
+        """Remove the attachments of containers that ended without a word, until cancelled."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = trio.current_time()
+            gone = {
+                key: self._missing.get(key, now)
+                for key, attachment in self._known.items()
+                if self._identify(attachment.netns) != attachment.namespace_identity
+            }
+            self._missing = gone
+            for (attachment_id, interface), since in list(gone.items()):
+                if now - since >= GRACE_S:
+                    _log.info("%s of %s: its namespace is gone", interface, attachment_id)
+                    try:
+                        await self.delete(attachment_id, interface)
+                    except (HostError, StoreError, DaemonError) as error:
+                        _log.warning("%s of %s cannot be removed: %s", interface, attachment_id, error)
+
+    def _holder(self, attachment_id: str, interface: str) -> str:
+        known = self._known.get((attachment_id, interface))
+        if known is not None:
+            return known.holder or known.id
+        others = {attachment.holder or attachment.id for attachment in self._known.values()}
+        return f"{attachment_id}/{interface}" if attachment_id in others else attachment_id
 
     def _current(self, attachment_id: str, interface: str, identity: str) -> Attachment | None:
         known = self._known.get((attachment_id, interface))
@@ -232,23 +298,28 @@ class Attachments:
         )
 
     @asynccontextmanager
-    async def _change(self, attachment_id: str, interface: str) -> AsyncIterator[None]:
-        """Hold the attachment's lock; the block is then run to its end, within `OPERATION_LIMIT_S`."""
+    async def _locked(self, attachment_id: str, interface: str) -> AsyncIterator[None]:
+        """Hold the attachment's lock."""
         key = (attachment_id, interface)
         lock, users = self._locks.get(key, (trio.Lock(), 0))
         self._locks[key] = (lock, users + 1)
         try:
             async with lock:
-                with trio.move_on_after(OPERATION_LIMIT_S, shield=True) as limit:
-                    yield
-                if limit.cancelled_caught:
-                    raise DaemonError(
-                        f"{interface} of {attachment_id} was not changed within {OPERATION_LIMIT_S:.0f} s; try again"
-                    )
+                yield
         finally:
             lock, users = self._locks.pop(key)
             if users > 1:
                 self._locks[key] = (lock, users - 1)
+
+    @contextmanager
+    def _uninterrupted(self, attachment_id: str, interface: str) -> Iterator[None]:
+        """The block is run to its end, whoever goes away meanwhile, within `OPERATION_LIMIT_S`."""
+        with trio.move_on_after(OPERATION_LIMIT_S, shield=True) as limit:
+            yield
+        if limit.cancelled_caught:
+            raise DaemonError(
+                f"{interface} of {attachment_id} was not changed within {OPERATION_LIMIT_S:.0f} s; try again"
+            )
 
 
 def _matching(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from weave_net.errors import ApiError, ClientError, DaemonUnavailable
 
@@ -65,6 +65,25 @@ class DaemonClient:
         """POST form values; a list is sent as a repeated value."""
         values = {name: value if isinstance(value, str) else list(value) for name, value in (form or {}).items()}
         return self._request("POST", path, data=values).text
+
+    def attachments(self) -> list[dict[str, Any]]:
+        """All attachments, as the daemon describes them."""
+        listed: list[dict[str, Any]] = self._request("GET", "/attachment").json()
+        return listed
+
+    def prime(self) -> None:
+        """Wait, for as long as it takes, until addresses can be allocated."""
+        self._request("GET", "/ring", timeout=None)
+
+    def remove_peer(self, peer: str, *, force: bool) -> str:
+        """Take over what a peer owned that is gone; what the daemon says."""
+        parameters = {"force": "true"} if force else {}
+        return self._request("DELETE", f"/peer/{quote(peer, safe='')}", params=parameters).text
+
+    def leave(self) -> str | None:
+        """Hand this peer's addresses over; who got them."""
+        heir: str | None = self._request("DELETE", "/peer").headers.get("Weave-Heir")
+        return None if heir is None else unquote(heir)
 
     def put_attachment(self, attachment_id: str, interface: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make an attachment; the daemon's description of it."""

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import trio
 
+from weave_ipam.service import Ipam
+from weave_ipam.settings import DEFAULT_RANGE
 from weave_net.api import Api
 from weave_net.api_access import Access
 from weave_net.attachments import Attachments
+from weave_net.container_addresses import ContainerAddresses
 from weave_net.devices import DeviceNames, remember_devices
-from weave_net.errors import DaemonError
+from weave_net.errors import DaemonError, SettingsError
 from weave_net.http_server import GRACE_S, bind_tcp_socket, bind_unix_socket, serve_http
 from weave_net.identity import establish_name
 from weave_net.logging_setup import reopen_log_file
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from weave_net.host_facts import HostFacts
     from weave_net.settings import DaemonSettings, HttpAddress
     from weave_router.doors import Host, Store
 
@@ -72,9 +78,10 @@ async def run_daemon(
                 router = wiring.make_router(
                     settings.router_settings(name), host=host, targets=peers, on_targets_changed=targets.changed
                 )
-                attachments = _attachments(settings, host, store, wiring)
+                ipam = await _open_ipam(settings, router, store, facts)
+                attachments = _attachments(settings, host, store, wiring, ipam)
                 _log.info("weave %s starts as %s(%s)", program_version(), format_peer_name(name), settings.nickname)
-                await _Life(settings, router, attachments, listeners, ready, stopping).run()
+                await _Life(settings, router, ipam, attachments, listeners, ready, stopping).run()
     _log.info("stopped")
 
 
@@ -85,6 +92,7 @@ class _Life:
         self,
         settings: DaemonSettings,
         router: Router,
+        ipam: Ipam | None,
         attachments: Attachments,
         listeners: list[tuple[socket.socket, Access]],
         ready: Callable[[], None],
@@ -92,6 +100,7 @@ class _Life:
     ) -> None:
         self._settings = settings
         self._router = router
+        self._ipam = ipam
         self._attachments = attachments
         self._listeners = listeners
         self._ready = ready
@@ -107,8 +116,11 @@ class _Life:
                 # Signals first, so that a start that takes long can be broken off too.
                 await front.start(self._watch_signals)
                 front.start_soon(self._end, front.cancel_scope)
+                if self._ipam is not None:
+                    await router_nursery.start(self._ipam.run)
                 await router_nursery.start(self._run_router)
                 await self._attachments.adopt()
+                front.start_soon(self._attachments.run)
                 await self._open_api(front)
                 self._ready()
             router_nursery.cancel_scope.cancel()
@@ -126,6 +138,7 @@ class _Life:
     async def _open_api(self, front: trio.Nursery) -> None:
         api = Api(
             self._router,
+            self._ipam,
             self._attachments,
             version=program_version(),
             stop=self._request_stop,
@@ -178,7 +191,29 @@ def _bind(settings: DaemonSettings, sockets: contextlib.ExitStack) -> list[tuple
     return listeners
 
 
-def _attachments(settings: DaemonSettings, host: Host, store: Store, wiring: Wiring) -> Attachments:
+async def _open_ipam(settings: DaemonSettings, router: Router, store: Store, facts: HostFacts) -> Ipam | None:
+    """Address allocation, joined to the router's gossip. Raises `SettingsError`."""
+    allocation = settings.ipam_settings()
+    if allocation is None:
+        return None
+    clash = next((route for route in facts.routes if route.overlaps(allocation.network)), None)
+    if clash is not None:
+        text = f"the range {allocation.network} overlaps the route {clash} of this host"
+        if settings.ipalloc_range == DEFAULT_RANGE:
+            raise SettingsError(f"{text}; give another one with --ipalloc-range, the same on all hosts")
+        _log.warning("%s: containers cannot reach what is behind that route, or the other way round", text)
+    ipam = Ipam(allocation, router.mesh, store, random=random.SystemRandom(), clock=time.time)
+    await ipam.begin()
+    router.on_routes_changed(ipam.routes_changed)
+    return ipam
+
+
+def _attachments(settings: DaemonSettings, host: Host, store: Store, wiring: Wiring, ipam: Ipam | None) -> Attachments:
     return Attachments(
-        host, store, bridge=settings.bridge, mtu=settings.mtu, namespace_identity=wiring.namespace_identity
+        host,
+        store,
+        bridge=settings.bridge,
+        mtu=settings.mtu,
+        namespace_identity=wiring.namespace_identity,
+        addresses=ContainerAddresses(ipam),
     )

@@ -6,7 +6,9 @@ import array
 import fcntl
 import socket
 import struct
+import sys
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 SIOCGIFHWADDR = 0x8927
@@ -15,6 +17,7 @@ ETHTOOL_GDRVINFO = 0x00000003
 _DRIVER_INFO_BYTES = 196  # sizeof(struct ethtool_drvinfo)
 _IFREQ_BYTES = 40
 
+_ROUTES = Path("/proc/thread-self/net/route")
 _MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _MACHINE_UUID_FILES = (Path("/sys/class/dmi/id/product_uuid"), Path("/sys/hypervisor/uuid"))
 
@@ -29,6 +32,8 @@ class HostFacts:
     """DMI product UUID or the hypervisor's: differs between machines of one image."""
     bridge_mac: str | None = None
     """MAC of a bridge that an earlier daemon, or Weave Net, left here."""
+    routes: tuple[IPv4Network, ...] = ()
+    """Where this host's IPv4 routes lead, the default route and those of the bridge left out."""
 
 
 def read_host_facts(bridge: str) -> HostFacts:
@@ -37,7 +42,27 @@ def read_host_facts(bridge: str) -> HostFacts:
         machine_id=_first_line(_MACHINE_ID_FILES),
         machine_uuid=_first_line(_MACHINE_UUID_FILES),
         bridge_mac=read_bridge_mac(bridge),
+        routes=read_routes(bridge),
     )
+
+
+def read_routes(bridge: str) -> tuple[IPv4Network, ...]:
+    """The destinations of the main routing table, without the default route and what leads to the bridge."""
+    try:
+        lines = _ROUTES.read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return ()
+    networks = []
+    for line in lines:
+        device, destination, *_, mask, _, _, _ = line.split()
+        network = IPv4Network((_host_order(destination), str(IPv4Address(_host_order(mask)))), strict=False)
+        if device != bridge and network.prefixlen:
+            networks.append(network)
+    return tuple(networks)
+
+
+def _host_order(text: str) -> int:
+    return int.from_bytes(int(text, 16).to_bytes(4, sys.byteorder))
 
 
 def read_bridge_mac(name: str) -> str | None:

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from weave_net.command_base import Function
 
 FUTURE_FLAGS: dict[str, bool] = {
-    "ipalloc-range": True,
-    "iprange": True,
-    "ipalloc-init": True,
-    "ipalloc-default-subnet": True,
     "no-dns": False,
     "dns-domain": True,
     "dns-listen-address": True,

@@ -1,7 +1,7 @@
 """Prometheus metrics: the names of Weave Net 2.8 (cli.md section 9), and every counter of the router.
 
 `drop_<reason>` becomes `weave_drops_total{reason="<reason>"}`, any other counter `<name>` becomes
-`weave_<name>_total`. The collector reads one status snapshot per scrape; nothing is counted twice or kept here.
+`weave_<name>_total`. Each scrape tells one snapshot; nothing is counted twice or kept here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from prometheus_client.registry import Collector
 from weave_net.status_views import LIVE_STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client import Metric
 
+    from weave_ipam.status import IpamStatus
+    from weave_net.status_views import Snapshot
     from weave_router.status import RouterStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,16 +31,15 @@ _DROP_PREFIX = "drop_"
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_]")
 
 
-class RouterCollector(Collector):
-    """Turns the router's status into metrics, at the moment of each scrape."""
+class SnapshotCollector(Collector):
+    """Turns one snapshot into metrics."""
 
-    def __init__(self, status: Callable[[], RouterStatus], version: str) -> None:
-        self._status = status
-        self._version = version
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics of one snapshot."""
-        status = self._status()
+        """Yield all metrics; those of a service that is off are left out."""
+        status = self._snapshot.router
         yield _connections(status)
         yield CounterMetricFamily(
             "weave_connection_terminations", "Connections that ended", value=status.termination_count
@@ -48,20 +49,18 @@ class RouterCollector(Collector):
         yield GaugeMetricFamily("weave_macs", "MAC addresses learned from other peers", value=len(status.macs))
         yield _path_mtus(status)
         info = GaugeMetricFamily("weave_build_info", "The release that runs; always 1", labels=["version"])
-        info.add_metric([self._version], 1)
+        info.add_metric([self._snapshot.version], 1)
         yield info
         yield from _counters(status.counters)
-
-    def describe(self) -> list[Metric]:
-        """Nothing: the registry need not ask for the names, and no status is there to ask at registration."""
-        return []
+        if self._snapshot.ipam is not None:
+            yield from _ipam(self._snapshot.ipam)
 
 
-def render_metrics(status: RouterStatus, version: str) -> bytes:
+def render_metrics(snapshot: Snapshot) -> bytes:
     """The body of `GET /metrics`, the process's own metrics included."""
     # A registry of our own: the library's global one belongs to whoever shares the process.
     registry = CollectorRegistry()
-    registry.register(RouterCollector(lambda: status, version))
+    registry.register(SnapshotCollector(snapshot))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -91,6 +90,26 @@ def _path_mtus(status: RouterStatus) -> GaugeMetricFamily:
     for peer, mtu in sorted(mtus.items()):
         gauge.add_metric([peer], mtu)
     return gauge
+
+
+def _ipam(status: IpamStatus) -> Iterator[Metric]:
+    used = GaugeMetricFamily("weave_ips", "Addresses of the range in use on this peer", labels=["state"])
+    used.add_metric(["local-used"], status.active)
+    yield used
+    unreachable = [owner.size for owner in status.owners if not owner.known]
+    gauges: dict[str, tuple[float, str]] = {
+        "weave_max_ips": (status.size, "Size of the allocation range"),
+        "weave_ipam_unreachable_count": (len(unreachable), "Owners of addresses that cannot be reached"),
+        "weave_ipam_unreachable_percentage": (
+            100 * sum(unreachable) / status.size,
+            "Share of the range that is theirs",
+        ),
+        "weave_ipam_pending_allocates": (len(status.pending_allocations), "Requests that wait for any address"),
+        "weave_ipam_pending_claims": (len(status.pending_claims), "Requests that wait for a certain address"),
+        "weave_ipam_conflicts": (len(status.conflicts), "Peers whose division of the range contradicts ours"),
+    }
+    for name, (value, text) in gauges.items():
+        yield GaugeMetricFamily(name, text, value=value)
 
 
 def _counters(counters: Mapping[str, int]) -> Iterator[Metric]:

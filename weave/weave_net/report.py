@@ -14,18 +14,30 @@ from weave_net.status_views import connection_attributes, connection_info
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from weave_ipam.status import ElectionStatus, EntryStatus, IpamStatus
+    from weave_net.status_views import Snapshot
     from weave_router.status import ConnectionStatus, MacStatus, PeerStatus, RouterStatus
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
-def full_report(status: RouterStatus, version: str, now: datetime) -> dict[str, Any]:
-    """The document of `GET /report`; `now` has a time zone."""
-    return {"Ready": True, "Version": version, "Router": router_report(status, now)}
+def full_report(snapshot: Snapshot) -> dict[str, Any]:
+    """The document of `GET /report`; the part of a service that is off is left out."""
+    report: dict[str, Any] = {
+        "Ready": True,
+        "Version": snapshot.version,
+        "Router": router_report(snapshot.router, snapshot.now),
+    }
+    if snapshot.ipam is not None:
+        report["IPAM"] = ipam_report(snapshot.ipam)
+    return report
 
 
 def router_report(status: RouterStatus, now: datetime) -> dict[str, Any]:
-    """The part `Router`. `Counters` and the last keys of each connection are ours, all others are 2.8's."""
+    """The part `Router`; `now` has a time zone.
+
+    `Counters` and the last keys of each connection are ours, all others are 2.8's.
+    """
     return {
         "Protocol": "weave",
         "ProtocolMinVersion": status.protocol_min,
@@ -51,18 +63,39 @@ def router_report(status: RouterStatus, now: datetime) -> dict[str, Any]:
     }
 
 
-def view_report(view: str, status: RouterStatus, version: str, now: datetime) -> Any:
+def ipam_report(status: IpamStatus) -> dict[str, Any]:
+    """The part `IPAM`. `WaitingFor` and `Conflicts` are ours; 2.8's lists are null where they are empty, as in 2.8."""
+    return {
+        "Paxos": _election(status.election) if status.election is not None else None,
+        "Range": status.range,
+        "RangeNumIPs": status.size,
+        "ActiveIPs": status.active,
+        "DefaultSubnet": status.default_subnet,
+        "Entries": [_entry(entry) for entry in status.entries] or None,
+        "PendingClaims": [_claim(*claim) for claim in status.pending_claims] or None,
+        "PendingAllocates": [f"{identifier} {subnet}" for identifier, subnet in status.pending_allocations] or None,
+        "WaitingFor": list(status.waiting_for),
+        "Conflicts": [{"Peer": peer, "Reason": reason} for peer, reason in status.conflicts],
+    }
+
+
+def view_report(view: str, snapshot: Snapshot) -> Any:
     """What a status view answers to a client that asks for JSON: the report's part of the same content.
 
-    `view` is empty for the overview, which leaves the long lists out.
+    `view` is empty for the overview, which leaves the long lists out. None for the view of a service that is off.
     """
-    return _VIEWS[view](full_report(status, version, now))
+    return _VIEWS[view](full_report(snapshot))
 
 
 def _overview(report: dict[str, Any]) -> dict[str, Any]:
     router = {key: value for key, value in report["Router"].items() if not isinstance(value, (list, dict))}
     router |= {f"{key}Count": len(report["Router"][f"{key}s"]) for key in ("Target", "Connection", "Peer")}
-    return {**report, "Router": {**router, "TrustedSubnets": report["Router"]["TrustedSubnets"]}}
+    parts = {**report, "Router": {**router, "TrustedSubnets": report["Router"]["TrustedSubnets"]}}
+    if "IPAM" in report:
+        lists = {f"{key}s": f"{key}Count" for key in ("PendingClaim", "PendingAllocate", "Conflict")}
+        ipam = {key: value for key, value in report["IPAM"].items() if key not in {*lists, "Entries", "WaitingFor"}}
+        parts["IPAM"] = ipam | {count: len(report["IPAM"][key] or ()) for key, count in lists.items()}
+    return parts
 
 
 _VIEWS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -70,6 +103,7 @@ _VIEWS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "targets": lambda report: report["Router"]["Targets"],
     "connections": lambda report: report["Router"]["Connections"],
     "peers": lambda report: report["Router"]["Peers"],
+    "ipam": lambda report: report.get("IPAM"),
 }
 
 
@@ -121,6 +155,25 @@ def _mac(mac: MacStatus, now: datetime) -> dict[str, Any]:
         "NickName": mac.nickname,
         "LastSeen": seen.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
+
+
+def _election(election: ElectionStatus) -> dict[str, Any]:
+    return {"Elector": not election.observer, "KnownNodes": election.known, "Quorum": election.quorum}
+
+
+def _entry(entry: EntryStatus) -> dict[str, Any]:
+    return {
+        "Token": entry.token,
+        "Size": entry.size,
+        "Peer": entry.peer,
+        "Nickname": entry.nickname,
+        "IsKnownPeer": entry.known,
+        "Version": entry.version,
+    }
+
+
+def _claim(identifier: str, address: str, prefix: int) -> dict[str, Any]:
+    return {"Ident": identifier, "CIDR": {"Addr": address, "PrefixLen": prefix}}
 
 
 def _typed(value: object) -> object:

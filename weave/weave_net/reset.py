@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from weave_net.directories import Directories
 
+LEAVE_LIMIT_S = 15.0
+"""For the daemon to hand its addresses over."""
 _DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
@@ -48,6 +50,8 @@ def _end_daemon(directories: Directories, *, force: bool) -> str:
     try:
         with DaemonClient(directories, answer_limit_s=QUICK_LIMIT_S) as client:
             client.text("/healthz")
+        with DaemonClient(directories, answer_limit_s=LEAVE_LIMIT_S) as client:
+            heir = client.leave()
         stop_daemon(directories)
     except ClientError as error:
         if not force:
@@ -56,7 +60,7 @@ def _end_daemon(directories: Directories, *, force: bool) -> str:
             ) from error
         kill_daemon(directories)
         return "killed the daemon"
-    return "stopped the daemon"
+    return "stopped the daemon" if heir is None else f"handed this host's addresses over to {heir}, stopped the daemon"
 
 
 async def _remove_devices(directories: Directories, wiring: Wiring) -> list[str]:

@@ -13,6 +13,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from weave_ipam.errors import SettingsError as IpamSettingsError
+from weave_ipam.settings import DEFAULT_RANGE, parse_settings
 from weave_net.directories import Directories
 from weave_net.errors import SettingsError
 from weave_router.errors import TargetError
@@ -21,6 +23,8 @@ from weave_router.shell.settings import DEFAULT_CONNECTION_LIMIT, DEFAULT_MTU, D
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from weave_ipam.settings import IpamSettings
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
@@ -61,12 +65,25 @@ class DaemonSettings:
     peers: tuple[str, ...] = ()
     """Peers named on the command line, as typed."""
     resume: bool = False
+    ipalloc_range: str = DEFAULT_RANGE
+    """Empty turns address allocation off."""
+    ipalloc_default_subnet: str = ""
+    """Empty means the range."""
+    ipalloc_init: str = ""
+    """How a ring begins; empty means consensus."""
     http_address: HttpAddress | None = None
     """TCP address of the API; None turns it off."""
     http_writable: bool = False
     log_level: LogLevel = "info"
     log_file: Path | None = None
     """Where standard error goes, so that it can be opened anew after a rotation; None when it is no file of ours."""
+
+    def ipam_settings(self) -> IpamSettings | None:
+        """The part that address allocation gets; None where it is off. Raises `SettingsError`."""
+        try:
+            return parse_settings(self.ipalloc_range, self.ipalloc_default_subnet or None, self.ipalloc_init or None)
+        except IpamSettingsError as error:
+            raise SettingsError(str(error)) from error
 
     def router_settings(self, name: int) -> RouterSettings:
         """The part that the router gets, under the peer name that was chosen."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from weave_ipam.status import IpamStatus, OwnerStatus
     from weave_router.status import ConnectionStatus, PeerStatus, RouterStatus
 
 CONNECTION_STATES = ("established", "pending", "retrying", "failed", "connecting")
@@ -20,18 +22,38 @@ LIVE_STATES = ("established", "pending")
 _LABEL_WIDTH = 15
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A daemon at one moment: what views, report and metrics are made of."""
+
+    router: RouterStatus
+    ipam: IpamStatus | None
+    """None where address allocation is off."""
+    now: datetime
+    """When it was taken, with time zone."""
+    version: str
+    """The release that runs."""
+
+
 def peer_text(name: str, nickname: str) -> str:
     """A peer as all views write it: `02:42:ac:11:00:05(h2)`."""
     return f"{name}({nickname})"
 
 
-def overview(status: RouterStatus, version: str) -> str:
-    """`weave status`: right-aligned labels, a blank line between the services."""
+def overview(snapshot: Snapshot) -> str:
+    """`weave status`: right-aligned labels, a blank line between the services; one that is off is left out."""
+    blocks = [[("Version", snapshot.version)], _router(snapshot.router)]
+    if snapshot.ipam is not None:
+        blocks.append(_ipam(snapshot.ipam))
+    return "\n".join(map(_block, blocks))
+
+
+def _router(status: RouterStatus) -> list[tuple[str, str]]:
     states: Counter[str] = Counter(connection.state for connection in status.connections)
     links = Counter(
         "established" if link.established else "pending" for peer in status.peers for link in peer.connections
     )
-    router = [
+    return [
         ("Service", "router"),
         ("Protocol", f"weave {_versions(status)}"),
         ("Name", peer_text(status.name, status.nickname)),
@@ -42,7 +64,15 @@ def overview(status: RouterStatus, version: str) -> str:
         ("Peers", f"{len(status.peers)}{_counts(links, LIVE_STATES, '(with {} connections)')}"),
         ("TrustedSubnets", ", ".join(status.trusted_subnets) or "none"),
     ]
-    return _block([("Version", version)]) + "\n" + _block(router)
+
+
+def _ipam(status: IpamStatus) -> list[tuple[str, str]]:
+    return [
+        ("Service", "ipam"),
+        ("Status", status.text),
+        ("Range", status.range),
+        ("DefaultSubnet", status.default_subnet),
+    ]
 
 
 def targets(status: RouterStatus) -> str:
@@ -58,6 +88,22 @@ def connections(status: RouterStatus, now: datetime) -> str:
 def peers(status: RouterStatus) -> str:
     """`weave status peers`: each peer, and below it the connections that it tells of."""
     return "".join(_peer(peer) for peer in status.peers)
+
+
+def ipam(status: IpamStatus | None, ourselves: str) -> str:
+    """`weave status ipam`: who owns how much; below a blank line, which 2.8 never has, what is wrong, if anything.
+
+    `ourselves` is this peer's name in text form. Empty where allocation is off. Without a ring the blank line comes
+    first, so that a script may take all lines up to it for those of 2.8.
+    """
+    if status is None:
+        return ""
+    troubles = [
+        *(f"waiting: {reason}" for reason in status.waiting_for),
+        *(f"conflict with {peer}: {reason}" for peer, reason in status.conflicts),
+    ]
+    owners = _lines(_owner(owner, status, ourselves) for owner in status.owners)
+    return f"{owners}\n{_lines(troubles)}" if troubles else owners
 
 
 def connection_info(connection: ConnectionStatus, encryption: bool, now: datetime) -> str:
@@ -110,6 +156,16 @@ def _peer(peer: PeerStatus) -> str:
     return _lines([peer_text(peer.name, peer.nickname), *links])
 
 
+def _owner(owner: OwnerStatus, status: IpamStatus, ourselves: str) -> str:
+    remark = "" if owner.known else "- unreachable!"
+    if owner.name == ourselves:
+        remark = f"({status.active} active)"
+    return (  # without a remark it ends with a blank, as in 2.8
+        f"{peer_text(owner.name, owner.nickname):<37} {owner.size:>8} IPs "
+        f"({100 * owner.size / status.size:04.1f}% of total) {remark}"
+    )
+
+
 def _versions(status: RouterStatus) -> str:
     low, high = status.protocol_min, status.protocol_max
     return str(low) if low == high else f"{low}..{high}"
@@ -137,9 +193,10 @@ def _printable(line: str) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
-VIEWS: dict[str, Callable[[RouterStatus, datetime], str]] = {
-    "targets": lambda status, _: targets(status),
-    "connections": connections,
-    "peers": lambda status, _: peers(status),
+VIEWS: dict[str, Callable[[Snapshot], str]] = {
+    "targets": lambda snapshot: targets(snapshot.router),
+    "connections": lambda snapshot: connections(snapshot.router, snapshot.now),
+    "peers": lambda snapshot: peers(snapshot.router),
+    "ipam": lambda snapshot: ipam(snapshot.ipam, snapshot.router.name),
 }
 """The views beside the overview, by the last part of their path."""

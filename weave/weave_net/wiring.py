@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from weave_router.control.mesh import Mesh
     from weave_router.doors import Host
     from weave_router.shell.settings import RouterSettings
     from weave_router.status import RouterStatus
@@ -27,6 +28,13 @@ class Router(Protocol):
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run until cancelled; started once it listens and the TAP is up. Raises `HostError` or `RouterError`."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """Its control plane, with the gossip channels."""
+
+    def on_routes_changed(self, call: Callable[[], None]) -> None:
+        """Have `call()` called whenever peers came, went or became reachable."""
 
     def status(self) -> RouterStatus:
         """A snapshot of everything that it tells about itself."""

@@ -38,6 +38,10 @@ def address(number: int) -> str:
     return f"10.0.0.{number}"
 
 
+async def _nothing(_: Router) -> None:
+    """What a node does before its router runs, unless told otherwise."""
+
+
 class SimulatedNode:
     """One host and the router that runs on it at the time."""
 
@@ -59,6 +63,8 @@ class SimulatedNode:
         """What the router is started with."""
         self.prepare: Callable[[Router], None] = lambda _: None
         """Called with each new router before it runs, for instance to register channels."""
+        self.begin: Callable[[Router], Awaitable[None]] = _nothing
+        """Awaited with each new router before it runs, for what reads a store first."""
 
     @property
     def router(self) -> Router:
@@ -83,6 +89,7 @@ class SimulatedNode:
             random=random.Random(f"{self._seed} {self.host.address} {self.lives}"),  # noqa: S311 - chance must be repeatable
         )
         self.prepare(self._router)
+        await self.begin(self._router)
         self._scope, self._ended = trio.CancelScope(), trio.Event()
         await self._nursery.start(self._live, self._router)
         return self._router

@@ -25,6 +25,7 @@ T = TypeVar("T")
 STANDSTILL_PASSES = 50_000
 """So many rounds of the scheduler without the clock moving mean that tasks wake each other or spin."""
 _BLAMED_PASSES = 100
+_WATCHED_LOGGERS = ("weave_router", "weave_ipam")
 
 
 class SimulationStuck(AssertionError):  # noqa: N818 - reads as what it is in a test's output
@@ -80,12 +81,15 @@ def _no_errors_logged() -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             errors.append(logging.Formatter().format(record))
 
-    logger, handler = logging.getLogger("weave_router"), Handler(logging.ERROR)
-    logger.addHandler(handler)
+    handler = Handler(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _WATCHED_LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
     if errors:
         raise AssertionError("errors in the log:\n" + "\n".join(errors))
 

@@ -1,4 +1,4 @@
-"""`MemoryStore`: a state file that exists in memory only."""
+"""`MemoryStore`: a state file that exists in memory only. `SlowStore`: one whose disk takes its time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from weave_router.doors import JsonValue
 
@@ -34,9 +34,12 @@ class MemoryStore:
 
     async def write(self, changes: Mapping[str, JsonValue | None]) -> None:
         """Apply all changes or, when one cannot be written, none."""
-        texts = {key: None if value is None else _encode(key, value) for key, value in changes.items()}
+        texts = _encode_all(changes)
         await trio.lowlevel.checkpoint()
         self._check_running()
+        self._apply(texts)
+
+    def _apply(self, texts: Mapping[str, str | None]) -> None:
         for key, text in texts.items():
             if text is None:
                 self._texts.pop(key, None)
@@ -57,6 +60,39 @@ class MemoryStore:
     def _check_running(self) -> None:
         if self._crashed:
             raise RuntimeError("this store belongs to a process that has crashed")
+
+
+class SlowStore(MemoryStore):
+    """A store whose writes take time: a crash may come before a write is durable, or before the writer knows it.
+
+    `delay`: seconds from a call to the write, and again from there to its return, drawn anew each time.
+    """
+
+    def __init__(self, delay: Callable[[], float], entries: Mapping[str, JsonValue] | None = None) -> None:
+        super().__init__(entries)
+        self._delay = delay
+
+    async def write(self, changes: Mapping[str, JsonValue | None]) -> None:
+        """Apply all changes or none. Never returns to a process that has crashed meanwhile."""
+        texts = _encode_all(changes)
+        await self._pass_time()
+        self._apply(texts)
+        await self._pass_time()
+
+    async def _pass_time(self) -> None:
+        await trio.sleep(self._delay())
+        if self._crashed:
+            await trio.sleep_forever()  # until somebody cancels this task, which in life would be gone
+
+    def crash(self) -> SlowStore:
+        """End the process that uses this store; returns what the next one opens, with everything written."""
+        successor = SlowStore(self._delay)
+        successor._texts = super().crash()._texts
+        return successor
+
+
+def _encode_all(changes: Mapping[str, JsonValue | None]) -> dict[str, str | None]:
+    return {key: None if value is None else _encode(key, value) for key, value in changes.items()}
 
 
 def _encode(key: str, value: JsonValue) -> str:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from weave_net.attachment_request import check_key, check_mac, parse_detached_address, parse_interface_address
+from weave_net.attachment_request import (
+    DEFAULT_SUBNET,
+    SUBNET_PREFIX,
+    check_key,
+    check_mac,
+    parse_detached_address,
+    parse_interface_address,
+)
 from weave_net.command_base import Function, WeaveCommand, daemon_client, run_directory_option
 from weave_net.errors import AttachmentError
 from weave_net.namespaces import absolute_namespace_path, default_attachment_id
@@ -27,7 +35,7 @@ def _attachment_options(function: Function) -> Function:
 
 
 @click.command(cls=WeaveCommand)
-@click.argument("addresses", metavar="ADDRESS/LEN...", nargs=-1, required=True)
+@click.argument("addresses", metavar="[ADDRESS/LEN|net:SUBNET|net:default]...", nargs=-1)
 @_attachment_options
 @click.option("--no-multicast-route", is_flag=True, help="Do not route 224.0.0.0/4 to the interface.")
 @click.option("--mac", help="MAC address of the interface.  [default: random]")
@@ -47,9 +55,10 @@ def attach(
 ) -> None:
     """Join a network namespace to the network.
 
-    It gets the addresses, which are also printed. An interface that is there already is kept; what it lacks is added.
+    It gets the addresses, which are also printed: those given, one of each subnet given, by default one of the default
+    subnet. An interface that is there already is kept; what it lacks is added.
     """
-    wanted = [_address(text) for text in addresses]
+    wanted = [_address(text) for text in addresses] or [DEFAULT_SUBNET]
     path, key = _identify(netns, interface, attachment_id)
     body: dict[str, Any] = {
         "netns": path,
@@ -62,8 +71,8 @@ def attach(
     if mtu is not None:
         body["mtu"] = mtu
     with daemon_client(ctx, run_dir) as client:
-        client.put_attachment(key, interface, body)
-    click.echo(_plain(wanted))
+        made = client.put_attachment(key, interface, body)
+    click.echo(_plain(_concrete(wanted, made["addresses"])))
 
 
 @click.command(cls=WeaveCommand)
@@ -90,6 +99,23 @@ def detach(
     click.echo(_plain(removed))
 
 
+@click.command(cls=WeaveCommand)
+@click.argument("containers", metavar="[ID]...", nargs=-1)
+@run_directory_option
+@click.pass_context
+def ps(ctx: click.Context, containers: tuple[str, ...], run_dir: Path | None) -> None:
+    """List what is attached to the network: id, MAC address and addresses.
+
+    By default all attachments of this host, else those named; long ids may be cut to 12 characters.
+    """
+    with daemon_client(ctx, run_dir) as client:
+        attachments = client.attachments()
+    for attachment in attachments:
+        name: str = attachment["id"]
+        if not containers or any(name == text or (len(text) >= 12 and name.startswith(text)) for text in containers):
+            click.echo(" ".join([name[:12], attachment["mac"], *attachment["addresses"]]))
+
+
 def _identify(netns: str, interface: str, attachment_id: str | None) -> tuple[str, str]:
     path = absolute_namespace_path(netns)
     key = default_attachment_id(path) if attachment_id is None else attachment_id
@@ -104,6 +130,20 @@ def _address(text: str) -> str:
         if "/" in text or ":" in text or text.replace(".", "").isdigit():
             raise
         raise AttachmentError(f"{error}; a container is named by --netns PATH") from error
+
+
+def _concrete(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
+    """The addresses that were asked for; for a subnet, those that are inside."""
+    concrete: dict[str, None] = {}
+    for text in wanted:
+        if not text.startswith(SUBNET_PREFIX):
+            concrete[text] = None
+        elif text == DEFAULT_SUBNET:
+            concrete.update(dict.fromkeys(present))
+        else:
+            subnet = ip_network(text.removeprefix(SUBNET_PREFIX))
+            concrete.update(dict.fromkeys(entry for entry in present if ip_interface(entry).ip in subnet))
+    return list(concrete)
 
 
 def _plain(addresses: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from weave_ipam.settings import DEFAULT_RANGE
 from weave_net import launch as launcher
 from weave_net.command_base import WeaveCommand, directory_options, locations_of
 from weave_net.errors import SettingsError
@@ -109,6 +110,26 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 @click.option("--min-protocol-version", type=int, callback=_protocol_version, expose_value=False, hidden=True)
 @click.option(
+    "--ipalloc-range",
+    "--iprange",
+    metavar="CIDR",
+    default=DEFAULT_RANGE,
+    show_default=True,
+    help="Where addresses are allocated, the same on all hosts; '' turns allocation off.",
+)
+@click.option(
+    "--ipalloc-default-subnet",
+    metavar="CIDR",
+    default="",
+    help="Subnet of requests that name none.  [default: the range]",
+)
+@click.option(
+    "--ipalloc-init",
+    metavar="MODE",
+    default="",
+    help="How allocation begins: consensus[=PEERS], seed=NAME,... or observer.  [default: consensus]",
+)
+@click.option(
     "--http-addr",
     envvar="WEAVE_HTTP_ADDR",
     show_envvar=True,
@@ -154,7 +175,7 @@ def _settings(directories: Directories, flags: dict[str, Any]) -> DaemonSettings
     if log_file is None and not flags["foreground"]:
         log_file = directories.log
     address = flags["http_addr"]
-    return DaemonSettings(
+    settings = DaemonSettings(
         directories=directories,
         name=flags["name"],
         nickname=flags["nickname"] or socket.gethostname(),
@@ -168,6 +189,9 @@ def _settings(directories: Directories, flags: dict[str, Any]) -> DaemonSettings
         connection_limit=flags["conn_limit"],
         peers=check_peers(flags["peers"]),
         resume=flags["resume"],
+        ipalloc_range=flags["ipalloc_range"],
+        ipalloc_default_subnet=flags["ipalloc_default_subnet"],
+        ipalloc_init=flags["ipalloc_init"],
         http_address=parse_http_address(
             f"127.0.0.1:{flags['port'] + 1}" if address is None else address, flags["port"] + 1
         ),
@@ -175,6 +199,8 @@ def _settings(directories: Directories, flags: dict[str, Any]) -> DaemonSettings
         log_level=flags["log_level"] or ("debug" if os.environ.get("WEAVE_DEBUG") else "info"),
         log_file=log_file,
     )
+    settings.ipam_settings()
+    return settings
 
 
 def _current_name(settings: DaemonSettings) -> str:

@@ -13,7 +13,7 @@ from weave_net.version import program_version
 if TYPE_CHECKING:
     from pathlib import Path
 
-VIEWS = ("targets", "connections", "peers")
+VIEWS = ("targets", "connections", "peers", "ipam")
 
 
 @click.command(cls=WeaveCommand)
@@ -28,6 +28,7 @@ def status(ctx: click.Context, view: str | None, as_json: bool, run_dir: Path | 
     targets      hosts that the router was told to connect to
     connections  connections to other hosts; for those that are missing, why
     peers        all hosts of the network, and who is connected to whom
+    ipam         which host owns how many addresses, and what requests wait for
     """
     if view is not None and view not in VIEWS:
         raise click.UsageError(f"There is no status view '{view}'.")

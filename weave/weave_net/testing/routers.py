@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
+from weave_router.control.mesh import Mesh
+from weave_router.control.targets import Targets
 from weave_router.errors import TargetError
 from weave_router.shell.peer_argument import parse_peer_argument
 from weave_router.status import RouterStatus
-from weave_router.wire.peer_name import format_peer_name
+from weave_router.wire.peer_name import PeerName, format_peer_name
+from weave_router.wire.topology import PeerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -50,6 +54,21 @@ class FakeRouter:
             discovery=settings.discovery,
         )
         self._on_targets_changed = on_targets_changed
+        name = PeerName(settings.name)
+        chance = random.Random(1)  # noqa: S311 - nothing depends on it here
+        self.mesh = Mesh(
+            PeerRecord(name, settings.nickname, 1),
+            Targets(name, settings.port, chance),
+            overlays=(),
+            connection_limit=0,
+            random=chance,
+            now=0.0,
+        )
+        self.routes_listeners: list[Callable[[], None]] = []
+
+    def on_routes_changed(self, call: Callable[[], None]) -> None:
+        """Remember who wants to know."""
+        self.routes_listeners.append(call)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Make the bridge, as a router does, and wait."""

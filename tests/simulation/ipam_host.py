@@ -1,0 +1,162 @@
+"""One host of a simulated cluster with everything that allocates addresses on it, from life to life."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from simulation.ipam_ledger import Holder, InvariantBroken
+from weave_ipam.service import Ipam
+from weave_router.testing.stores import SlowStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Interface, IPv6Interface
+
+    from simulation.ipam_ledger import Ledger
+    from weave_ipam.allocator import Allocator
+    from weave_ipam.ranges import Network
+    from weave_ipam.settings import IpamSettings
+    from weave_router.shell.router import Router
+    from weave_router.testing.simulated_cluster import SimulatedNode
+
+EPOCH = 1_700_000_000.0
+"""Unix seconds at the beginning of a simulation, on a host whose clock is right."""
+_WRITE_SECONDS = (0.0001, 0.01)
+"""What a store takes before a write is durable, and again until the writer knows."""
+
+
+class IpamHost:
+    """A host: its router, its allocator and its store. Answers go into the ledger, which checks them.
+
+    A crash ends both at once, with everything that was not durable; the store survives, and `start` goes on with it.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        node: SimulatedNode,
+        nursery: trio.Nursery,
+        settings: IpamSettings,
+        ledger: Ledger,
+        *,
+        seed: int,
+        clock_skew: float = 0.0,
+    ) -> None:
+        self.number = number
+        self.node = node
+        self.settings = settings
+        self.up = False
+        self.gone = False
+        """It will never come back, and its containers have ended: its disk is lost, or it leaves or has left."""
+        self.unanswered: dict[str, None] = {}
+        """Identifiers whose requests ended without an answer, by crash or because the asker went away."""
+        self.store = SlowStore(self._write_seconds)
+        self._ledger = ledger
+        self._nursery = nursery
+        self._clock_skew = clock_skew
+        self._seed = seed
+        self._chance = random.Random(f"disk {seed} {number}")
+        self._ipam: Ipam | None = None
+        self._scopes: dict[trio.CancelScope, None] = {}
+        node.begin = self._begin
+
+    @property
+    def ipam(self) -> Ipam:
+        """The present life's allocation service."""
+        if self._ipam is None:
+            raise RuntimeError(f"host {self.number} has not been started")
+        return self._ipam
+
+    @property
+    def allocator(self) -> Allocator:
+        """The present life's allocator."""
+        return self.ipam._allocator
+
+    def _write_seconds(self) -> float:
+        return self._chance.uniform(*_WRITE_SECONDS)
+
+    # --- lives ------------------------------------------------------------------------------------------------------
+
+    async def start(self, *targets: str) -> None:
+        """Start router and allocator, and check that every answer of earlier lives still holds."""
+        await self.node.start(*targets)
+        self.up = True
+        self._nursery.start_soon(self._live, self.ipam)
+        owned = self.ipam.owned()
+        for identifier, addresses in self._ledger.on(self.number).items():
+            kept = {interface.ip for interface in owned.get(identifier, ())}
+            if not addresses <= kept:
+                raise InvariantBroken(f"after its restart host {self.number} has {kept} for {identifier}: {addresses}")
+
+    async def _begin(self, router: Router) -> None:
+        self._ipam = Ipam(
+            self.settings,
+            router.mesh,
+            self.store,
+            random=random.Random(f"allocator {self._seed} {self.number} {self.node.lives}"),
+            clock=lambda: EPOCH + self._clock_skew + trio.current_time(),
+        )
+        await self._ipam.begin()
+        router.on_routes_changed(self._ipam.routes_changed)
+
+    async def _live(self, ipam: Ipam) -> None:
+        with self.until_crash():
+            await ipam.run()
+
+    async def crash(self, *, silent: bool = False) -> None:
+        """End everything now. `silent`: by a loss of power, so that nobody is told."""
+        self.store = self.store.crash()
+        self._end()
+        await self.node.crash(silent=silent)
+
+    async def stop(self) -> None:
+        """End the router in good order."""
+        self.store = self.store.crash()
+        self._end()
+        await self.node.stop()
+
+    def _end(self) -> None:
+        self.up = False
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def until_crash(self) -> Iterator[trio.CancelScope]:
+        """For what runs on this host: it ends with this life, or by the scope."""
+        with trio.CancelScope() as scope:
+            self._scopes[scope] = None
+            try:
+                yield scope
+            finally:
+                del self._scopes[scope]
+
+    # --- requests; each returns only if this life lasts until the answer -------------------------------------------------
+
+    async def allocate(self, identifier: str, subnet: Network | None, *, wait: float) -> IPv4Interface | IPv6Interface:
+        """Ask for an address. Raises `IpamError`, and `trio.Cancelled` at a crash."""
+        self.unanswered[identifier] = None
+        interface = await self.ipam.allocate(identifier, subnet, wait=wait)
+        self._answered(identifier, interface)
+        return interface
+
+    async def claim(self, identifier: str, address: IPv4Interface | IPv6Interface, *, wait: float) -> None:
+        """Claim an address. Raises `IpamError`."""
+        self.unanswered[identifier] = None
+        await self.ipam.claim(identifier, address, wait=wait)
+        self._answered(identifier, address)
+
+    def _answered(self, identifier: str, interface: IPv4Interface | IPv6Interface) -> None:
+        self.unanswered.pop(identifier, None)
+        if not self.gone:
+            self._ledger.answered(Holder(self.number, identifier), interface.ip)
+
+    async def release(self, identifier: str) -> None:
+        """End a container. Raises `NotFound` for one that has no address."""
+        self._ledger.released(Holder(self.number, identifier))
+        self.unanswered[identifier] = None
+        await self.ipam.release(identifier)
+        del self.unanswered[identifier]

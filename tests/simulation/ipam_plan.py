@@ -1,0 +1,107 @@
+"""What a seed decides about a cluster before it starts."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+from weave_ipam.settings import Beginning, IpamSettings, Mode
+from weave_router.testing.simulated_cluster import peer_name
+from weave_router.testing.simulated_links import LinkConditions
+
+if TYPE_CHECKING:
+    from weave_ipam.ranges import Network
+
+FEWEST_PEERS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A cluster and how it is treated."""
+
+    seed: int
+    peers: int
+    """Hosts at the beginning."""
+    observers: frozenset[int]
+    """Those of them that do not vote."""
+    beginning: Beginning
+    """Of those that vote."""
+    network: IPv4Network
+    default_subnet: IPv4Network
+    subnets: tuple[IPv4Network, ...]
+    """What else is asked for."""
+    discovery: bool
+    link: LinkConditions
+    steps: int
+    pause: float
+    """Seconds between steps, on average."""
+    agreed_start: bool
+    """Whether troubles wait until everybody has the ring: where each voter guesses its quorum, nothing else is safe."""
+
+    def settings(self, number: int) -> IpamSettings:
+        """Those of one host."""
+        beginning = Beginning(Mode.OBSERVER) if number in self.observers else self.beginning
+        return IpamSettings(self.network, self.default_subnet, beginning)
+
+    def __str__(self) -> str:
+        beginning = self.beginning.mode.value
+        if self.beginning.voters:
+            beginning += f"={self.beginning.voters}"
+        return (
+            f"{self.peers} peers ({len(self.observers)} observers), {beginning}, {self.network}, default "
+            f"{self.default_subnet}, discovery {'on' if self.discovery else 'off'}, {self.steps} steps every "
+            f"{self.pause:g} s, {self.link.latency * 1000:.0f} to {(self.link.latency + self.link.jitter) * 1000:.0f} ms"
+            f", loss {self.link.loss:.0%}"
+        )
+
+
+def draw_plan(seed: int, most_peers: int) -> Plan:
+    """The plan of a seed. `most_peers`: at least five."""
+    chance = random.Random(f"plan {seed} {most_peers}")
+    peers = chance.randint(FEWEST_PEERS, max(most_peers, FEWEST_PEERS))
+    length = chance.choice((28, 27, 26, 24, 24, 20, 12))
+    network = IPv4Network(("10.32.0.0", length))
+    numbers = range(1, peers + 1)
+    observers: frozenset[int] = frozenset()
+    mode = chance.choice(("consensus=", "consensus=", "consensus", "seed"))
+    if mode == "seed":
+        seeds = chance.sample(numbers, chance.randint(1, peers))
+        beginning = Beginning(Mode.SEED, seeds=tuple(sorted(map(peer_name, seeds))))
+    else:
+        if chance.random() < 0.3:
+            observers = frozenset(chance.sample(range(2, peers + 1), chance.randint(1, 2)))
+        beginning = Beginning(voters=peers - len(observers) if mode == "consensus=" else 0)
+    return Plan(
+        seed=seed,
+        peers=peers,
+        observers=observers,
+        beginning=beginning,
+        network=network,
+        default_subnet=_subnet_of(network, chance) if chance.random() < 0.3 else network,
+        subnets=tuple(_subnet_of(network, chance) for _ in range(3)),
+        discovery=chance.random() < 0.4,
+        link=LinkConditions(
+            latency=chance.choice((0.0005, 0.005, 0.05)),
+            jitter=chance.choice((0.0, 0.002, 0.05)),
+            loss=chance.choice((0.0, 0.02, 0.1)),
+            reordering=chance.choice((0.0, 0.05)),
+        ),
+        steps=chance.randint(60, 160),
+        pause=chance.choice((0.1, 0.6, 2.0)),
+        agreed_start=mode == "consensus",
+    )
+
+
+def _subnet_of(network: IPv4Network, chance: random.Random) -> IPv4Network:
+    length = min(network.prefixlen + chance.choice((1, 1, 2, 4)), 30)
+    size = 1 << (32 - length)
+    places = network.num_addresses // size
+    return IPv4Network((int(network.network_address) + size * chance.randrange(places), length))
+
+
+def random_address(network: Network, chance: random.Random) -> int:
+    """Any address of a network; early ones more often, since these are in use."""
+    few = min(network.num_addresses, 64)
+    return int(network.network_address) + chance.randrange(few if chance.random() < 0.7 else network.num_addresses)

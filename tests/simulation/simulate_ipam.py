@@ -1,0 +1,79 @@
+"""`make simulate`: the allocators of many simulated clusters in turmoil, a seed each, on all processors.
+
+    .venv/bin/python tests/simulation/simulate_ipam.py --seeds 100 --peers 30     # seeds 1 to 100
+    .venv/bin/python tests/simulation/simulate_ipam.py --first 17 --seeds 1 -v    # one of them, with all that happened
+
+Exit status 1 if a seed failed; each one's line says how to run it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+# `make simulate` runs this file by its path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from simulation.ipam_turmoil import Outcome, run_turmoil
+
+HASH_SEED = "0"
+"""The order of sets of strings must not depend on chance."""
+
+
+def command(seed: int, peers: int) -> str:
+    """What runs one seed again."""
+    return f"PYTHONHASHSEED={HASH_SEED} .venv/bin/python {_PROGRAM} --first {seed} --seeds 1 --peers {peers} -v"
+
+
+_PROGRAM = Path(__file__).resolve().relative_to(Path(__file__).resolve().parents[2])
+
+
+def _run(seed: int, peers: int) -> tuple[Outcome, float]:
+    began = time.perf_counter()
+    outcome = run_turmoil(seed, peers)
+    return outcome, time.perf_counter() - began
+
+
+def main(arguments: list[str]) -> int:
+    """Run the seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, help="how many")
+    parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--peers", type=int, default=30, help="peers of a cluster at most, at least 5")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print all that happened")
+    options = parser.parse_args(arguments)
+    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+        os.environ["PYTHONHASHSEED"] = HASH_SEED
+        os.execv(sys.executable, [sys.executable, __file__, *arguments])
+    logging.disable(logging.WARNING)
+    began, failed = time.perf_counter(), []
+    seeds = range(options.first, options.first + options.seeds)
+    run = partial(_run, peers=options.peers)
+    with multiprocessing.get_context("spawn").Pool(min(options.jobs, len(seeds)), _quiet) as pool:
+        results = map(run, seeds) if options.verbose else pool.imap_unordered(run, seeds)
+        for done, (outcome, seconds) in enumerate(results, 1):
+            seed = outcome.plan.seed
+            if options.verbose:
+                print("\n".join(outcome.trace))
+            mark = "FAILED" if outcome.error else "ok"
+            print(f"[{done}/{len(seeds)}] seed {seed} {mark} {outcome.digest} {seconds:.1f} s: {outcome.plan}", flush=True)
+            if outcome.error:
+                failed.append(seed)
+                print(f"    {outcome.error}\n    {command(seed, options.peers)}", flush=True)
+    print(f"{len(seeds)} seeds in {time.perf_counter() - began:.0f} s, failed: {failed or 'none'}")
+    return 1 if failed else 0
+
+
+def _quiet() -> None:
+    logging.disable(logging.WARNING)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

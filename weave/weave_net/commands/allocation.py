@@ -1,0 +1,48 @@
+"""`weave prime` and `weave rmpeer`: the beginnings and the ends of address allocation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from weave_net.command_base import WeaveCommand, daemon_client, run_directory_option
+from weave_net.errors import ApiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command(cls=WeaveCommand)
+@run_directory_option
+@click.pass_context
+def prime(ctx: click.Context, run_dir: Path | None) -> None:
+    """Wait until addresses can be allocated.
+
+    That is, until the hosts have agreed on how to divide the range; begins to ask them if nobody has yet.
+    """
+    with daemon_client(ctx, run_dir) as client:
+        client.prime()
+
+
+@click.command(cls=WeaveCommand)
+@click.argument("peers", metavar="PEER...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Although it can be reached: its containers must be gone.")
+@run_directory_option
+@click.pass_context
+def rmpeer(ctx: click.Context, peers: tuple[str, ...], force: bool, run_dir: Path | None) -> None:
+    """Take over the addresses of hosts that are gone for good.
+
+    They are named by peer name or nickname. Never do so on two hosts at a time, nor for a host that comes back with
+    its old state: 'weave reset' there, before, hands its addresses over in order.
+    """
+    failed = False
+    with daemon_client(ctx, run_dir) as client:
+        for peer in peers:
+            try:
+                click.echo(client.remove_peer(peer, force=force), nl=False)
+            except ApiError as error:
+                click.echo(str(error), err=True)
+                failed = True
+    if failed:
+        ctx.exit(1)

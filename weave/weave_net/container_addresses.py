@@ -1,0 +1,87 @@
+"""Addresses of attachments: the forms in which they are asked for, made concrete with the allocator.
+
+`10.2.1.5/24` is taken as it is and claimed, so that nobody is given it; `net:10.2.2.0/24` and `net:default` are
+allocated.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from ipaddress import ip_interface, ip_network
+from typing import TYPE_CHECKING
+
+import trio
+
+from weave_ipam.errors import AddressInUse, IpamError, NotFound, SettingsError, Unserved
+from weave_net.attachment_request import DEFAULT_SUBNET, SUBNET_PREFIX
+from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from weave_ipam.ranges import Address
+    from weave_ipam.service import Ipam
+
+_log = logging.getLogger(__name__)
+
+
+class ContainerAddresses:
+    """`ipam`: None where allocation is off; then only concrete addresses can be had, and nobody keeps a record."""
+
+    def __init__(self, ipam: Ipam | None) -> None:
+        self._ipam = ipam
+
+    async def reserve(self, holder: str, wanted: Iterable[str]) -> tuple[str, ...]:
+        """The concrete addresses, recorded for the holder; what is recorded already stays.
+
+        Raises `AttachmentError` for what makes no sense, `AttachmentConflict` for an address of somebody else,
+        `DaemonError` where none is to be had now. Then nothing new is recorded.
+        """
+        before = self._recorded(holder)
+        reserved: list[str] = []
+        try:
+            for text in wanted:
+                reserved.append(await self._reserve_one(holder, text))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.release(holder, [text for text in reserved if ip_interface(text).ip not in before])
+            raise
+        return tuple(dict.fromkeys(reserved))
+
+    async def _reserve_one(self, holder: str, text: str) -> str:
+        ipam = self._ipam
+        try:
+            if not text.startswith(SUBNET_PREFIX):
+                if ipam is not None:
+                    await ipam.claim(holder, ip_interface(text), patient=True)
+                return text
+            if ipam is None:
+                raise AttachmentError(f"{text}: address allocation is off; give an address as ADDRESS/LEN")
+            subnet = None if text == DEFAULT_SUBNET else ip_network(text.removeprefix(SUBNET_PREFIX))
+            return str(await ipam.allocate(holder, subnet))
+        except AddressInUse as error:
+            raise AttachmentConflict(str(error)) from error
+        except SettingsError as error:
+            raise AttachmentError(str(error)) from error
+        except Unserved as error:
+            raise DaemonError(f"no address could be had: {error}") from error
+
+    async def claim_again(self, holder: str, addresses: Iterable[str]) -> None:
+        """At start: what containers have was theirs before; a contradiction is logged."""
+        for text in addresses:
+            if self._ipam is not None:
+                try:
+                    await self._ipam.claim(holder, ip_interface(text), patient=True)
+                except IpamError as error:
+                    _log.warning("%s uses %s, which is not its own: %s", holder, text, error)
+
+    async def release(self, holder: str, addresses: Iterable[str]) -> None:
+        """Free these addresses of the holder; what is free already is no error."""
+        for text in addresses:
+            if self._ipam is not None:
+                with suppress(NotFound):
+                    await self._ipam.release(holder, ip_interface(text).ip)
+
+    def _recorded(self, holder: str) -> set[Address]:
+        return set() if self._ipam is None else {address.ip for address in self._ipam.owned().get(holder, ())}
