@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := weave router tests
 BENCH ?=
+SEEDS ?= 20
+PEERS ?= 30
+FIRST ?= 1
 
-.PHONY: help demo test bench check launch lock wheel clean
+.PHONY: help demo test bench simulate check launch lock wheel clean
 
 help:
 	@echo "make demo    three hosts in network namespaces form a mesh; containers on them talk (root)"
 	@echo "make test    all tests (root; without root those that need none, and a non-zero exit)"
 	@echo "make bench   side by side with other overlays, 23 minutes (root; BENCH=--quick for a look, BENCH=--help for options)"
+	@echo "make simulate  clusters in turmoil allocate addresses (SEEDS=20 of them, with up to PEERS=30, from seed FIRST=1 on)"
 	@echo "make check   formatting, lint, types, import direction"
 	@echo "make launch  start the router on this host (root)"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
@@ -34,6 +38,9 @@ test: $(VENV)/installed
 bench: $(VENV)/installed
 	@.ci/packages bench
 	@$(BIN)/python tests/bench/overlays.py $(BENCH)
+
+simulate: $(VENV)/installed
+	@$(BIN)/python tests/simulation/simulate_ipam.py --seeds $(SEEDS) --peers $(PEERS) --first $(FIRST)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check --diff $(SOURCES)

@@ -421,7 +421,14 @@ def test_request_with_every_field() -> None:
     request = AttachmentRequest.from_json(
         {
             "netns": "/run/netns/web",
-            "addresses": ["ip:10.2.1.5/24", "10.2.1.5/24", "FD00::1/64"],
+            "addresses": [
+                "ip:10.2.1.5/24",
+                "10.2.1.5/24",
+                "FD00::1/64",
+                "net:10.2.2.0/24",
+                "net:default",
+                "net:default",
+            ],
             "owner": "cni",
             "network": "blue",
             "mtu": 1400,
@@ -429,7 +436,7 @@ def test_request_with_every_field() -> None:
             "multicast_route": False,
         }
     )
-    assert request.addresses == ("10.2.1.5/24", "fd00::1/64")
+    assert request.addresses == ("10.2.1.5/24", "fd00::1/64", "net:10.2.2.0/24", "net:default")
     assert (request.owner, request.network, request.mtu) == ("cni", "blue", 1400)
     assert (request.mac, request.multicast_route) == ("7a:00:00:00:00:01", False)
 
@@ -446,7 +453,11 @@ def test_request_with_every_field() -> None:
         ({"addresses": [5]}, "list"),
         ({"addresses": ["10.0.0.1"]}, "ADDRESS/LEN"),
         ({"addresses": ["10.0.0.1/33"]}, "10.0.0.1/33"),
-        ({"addresses": ["net:10.2.0.0/16"]}, "allocates no addresses"),
+        ({"addresses": ["net:10.2.1.5/16"]}, "no subnet such as"),
+        ({"addresses": ["net:10.2.1.4/31"]}, "too small"),
+        ({"addresses": ["net:fd00::/64"]}, "IPv6"),
+        ({"addresses": ["net:"]}, "no subnet such as"),
+        ({"addresses": ["net:Default"]}, "no subnet such as"),
         ({"addresses": ["224.0.0.1/24"]}, "cannot be"),
         ({"addresses": ["127.0.0.1/8"]}, "cannot be"),
         ({"addresses": ["0.0.0.0/0"]}, "cannot be"),

@@ -113,8 +113,10 @@ def test_wrong_flags_and_arguments() -> None:
         ["status", "--nonsense"],
         ["--nonsense", "status"],
         ["forget"],
-        ["attach", "--netns", "/x"],
+        ["attach"],
         ["detach"],
+        ["rmpeer"],
+        ["prime", "now"],
         ["status", "peers", "more"],
     ):
         assert "Usage: weave" in fails(alone(*arguments)), arguments
@@ -130,7 +132,11 @@ def test_wrong_flags_and_arguments() -> None:
         ["connect", "h2"],
         ["forget", "h2"],
         ["attach", "--netns", NAMESPACE, "10.2.1.5/24"],
+        ["attach", "--netns", NAMESPACE],
         ["detach", "--netns", NAMESPACE],
+        ["ps"],
+        ["prime"],
+        ["rmpeer", "h2"],
     ],
 )
 def test_no_daemon(arguments: list[str]) -> None:
@@ -185,7 +191,8 @@ def test_status(cli: Cli) -> None:
     result = cli("status")
     assert result.exit_code == 0
     assert result.stdout.startswith("\n        Version: ")
-    assert result.stdout.endswith("10.0.1.0/24\n\n")
+    assert "10.0.1.0/24\n\n        Service: ipam\n         Status: " in result.stdout
+    assert result.stdout.endswith("\n          Range: 10.32.0.0/12\n  DefaultSubnet: 10.32.0.0/12\n\n")
     for view in VIEWS:
         assert cli("status", view).exit_code == 0
     assert "There is no status view 'dns'" in fails(cli("status", "dns"))
@@ -259,7 +266,9 @@ def test_relative_namespace_path(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (["--netns", NAMESPACE, "web"], "a container is named by --netns"),
         (["--netns", NAMESPACE, "10.2.1.5"], "ADDRESS/LEN"),
-        (["--netns", NAMESPACE, "net:default"], "allocates no addresses"),
+        (["--netns", NAMESPACE, "net:10.32.0.1/24"], "no subnet such as"),
+        (["--netns", NAMESPACE, "net:10.32.0.0/31"], "too small"),
+        (["--netns", NAMESPACE, "net:10.99.0.0/24"], "range 10.99.0.0/24 out of bounds: 10.32.0.0/12"),
         (["--netns", "/proc/self/ns/net", "10.2.1.5/24"], "/proc/PID/ns/net"),
         (["--netns", "/no/such", "10.2.1.5/24"], "cannot be opened"),
         (["--netns", "/etc/passwd", "10.2.1.5/24"], "no network namespace at /etc/passwd"),
@@ -355,7 +364,7 @@ def test_flags_of_later_releases_are_named_once(launch: Launch) -> None:
     assert errors == f"no effect in this release: {', '.join(f'--{name}' for name in FUTURE_FLAGS)}\n"
     assert launch("--plugin=false", "--proxy=false", "--no-dns=false")[1] == ""
     assert launch(WEAVE_NO_FASTDP="1")[1] == "no effect in this release: --no-fastdp\n"
-    assert launch("--ipalloc-range", "")[1] == "no effect in this release: --ipalloc-range\n"
+    assert launch("--ipalloc-range", "")[1] == ""
 
 
 @pytest.mark.parametrize("name", sorted(GONE_FLAGS))
