@@ -20,14 +20,14 @@ from weave_ipam.election import Claims, Election, Voter
 from weave_ipam.errors import AddressInUse, IpamError, NotFound, RingRefused, SettingsError, Unserved
 from weave_ipam.leases import Lease, Leases, Record, block_to_give
 from weave_ipam.messages import Kind, State
-from weave_ipam.ranges import AddressRange, hosts_of, range_of
+from weave_ipam.ranges import SMALLEST_SUBNET, AddressRange, hosts_of, largest_block, range_of
 from weave_ipam.requests import ANONYMOUS, Allocation, Claim, Prime, Request
-from weave_ipam.ring import Ring
+from weave_ipam.ring import VERSION_OF_TRANSFER, Ring
 from weave_ipam.settings import Mode
 from weave_router.wire.peer_name import PeerName, format_peer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from weave_ipam.settings import IpamSettings
     from weave_ipam.stored import Stored
@@ -45,6 +45,7 @@ DENIAL_SECONDS = 60.0
 """A peer that had nothing to give is not asked again for so long, unless it reports other numbers."""
 MAX_NICKNAMES = 4096
 MAX_PENDING = 4096
+_LISTED = 3
 
 
 class Carrier(Enum):
@@ -106,7 +107,11 @@ class _Asked:
 
 
 class Allocator:
-    """`uid`: another number in each life of the process. `stored`: what an earlier life kept."""
+    """`uid`: another number in each life of the process. `stored`: what an earlier life kept.
+
+    `confirmed`: False after a long absence, in which others may have taken our addresses over; nothing is given out
+    then until `confirm` is called.
+    """
 
     def __init__(
         self,
@@ -119,6 +124,7 @@ class Allocator:
         random: RandomSource,
         now: float,
         stored: Stored | None = None,
+        confirmed: bool = True,
     ) -> None:
         self.ourselves = ourselves
         self.settings = settings
@@ -146,12 +152,14 @@ class Allocator:
         self._left = False
         if stored is not None:
             self._restore(stored)
+        self.confirmed = confirmed or not self.other_owners()
         if not self.ring and settings.beginning.mode is Mode.SEED:
             self._begin_ring(settings.beginning.seeds)
         self._own = self.ring.owned(ourselves)
         self._recount_all()
 
     def _restore(self, stored: Stored) -> None:
+        self.nicknames = {**stored.nicknames, **self.nicknames}
         self.ring = Ring(self.universe, self.ourselves, stored.entries, stored.seeds)
         self.ring.check()
         self._stored_entries = {entry.token: entry for entry in stored.entries}
@@ -294,12 +302,15 @@ class Allocator:
             return "no ring yet: waiting for a peer that has one" + (
                 " (this peer is an observer)" if self.settings.beginning.mode is Mode.OBSERVER else ""
             )
-        if isinstance(request, Claim):
-            address, owner = request.lease.address, self.ring.owner_of(request.lease.address)
-            why = request.refusal or "it has not answered"
-            return f"address {self._text(request.lease)} is owned by other peer {self.label(owner)} - {why}" + (
-                "" if self._peers.is_known(owner) else f" (asked for {self.universe.address(address)})"
+        if not self.confirmed:
+            return (
+                "this peer was away, and may have been removed meanwhile: none of the other owners of addresses, "
+                f"{self._list(self.other_owners())}, has answered (if they are gone for good: weave rmpeer --force)"
             )
+        if isinstance(request, Claim):
+            owner = self.ring.owner_of(request.lease.address)
+            why = request.refusal or "it has not answered"
+            return f"address {self._text(request.lease)} is owned by other peer {self.label(owner)} - {why}"
         if isinstance(request, Allocation):
             return self._why_no_space(request)
         return "not served yet"
@@ -311,15 +322,18 @@ class Allocator:
         donors = self.ring.donors(wanted)
         gone = [peer for peer in donors if not self._peers.is_known(peer)]
         if gone:
-            names = ", ".join(map(self.label, gone[:3])) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
             return (
-                f"no free address of {request.subnet} here, and those who own the rest cannot be reached: {names} "
-                "(if they are gone for good: weave rmpeer)"
+                f"no free address of {request.subnet} here, and those who own the rest cannot be reached: "
+                f"{self._list(gone)} (if they are gone for good: weave rmpeer)"
             )
         asked = self._asked.get(wanted)
         if asked is not None:
             return f"no free address of {request.subnet} here; {self.label(asked.peer)} was asked and has not answered"
         return f"all addresses of {request.subnet} are in use"
+
+    def _list(self, peers: Sequence[PeerName]) -> str:
+        rest = f" and {len(peers) - _LISTED} more" if len(peers) > _LISTED else ""
+        return ", ".join(map(self.label, peers[:_LISTED])) + rest
 
     def label(self, peer: PeerName) -> str:
         """A peer for people: name and nickname."""
@@ -333,12 +347,12 @@ class Allocator:
 
     def _try_allocation(self, request: Allocation, now: float) -> None:
         known = self.leases.find(request.identifier, range_of(request.subnet))
-        if known is not None and request.identifier != ANONYMOUS:
+        if known is not None and request.identifier != ANONYMOUS and self.confirmed:
             request.lease = Lease(known.address, request.subnet.prefixlen)
             self._done(request)
         elif not self.ring:
             self._need_ring(now)
-        else:
+        elif self.confirmed:
             address = self.leases.first_free(self._own_in(hosts_of(request.subnet)), now)
             if address is None:
                 self._ask_for_space(request, now)
@@ -400,6 +414,8 @@ class Allocator:
         elif not self.ring:
             self._answer_patient(request)
             self._need_ring(now)
+        elif not self.confirmed:
+            self._answer_patient(request)
         elif (owner := self.ring.owner_of(address)) == self.ourselves:
             self._claim_here(request, holder)
         else:
@@ -456,6 +472,8 @@ class Allocator:
     def _receive_ring(self, source: PeerName, ring: Ring, now: float) -> None:
         if ring.owner == self.ourselves:
             return  # our own copy came back
+        if not self.confirmed:
+            self._accept_removal(ring, now)
         try:
             changed = self.ring.merge(ring, self._in_use)
         except RingRefused as error:
@@ -467,6 +485,37 @@ class Allocator:
             self._election = None
             self._heard.clear()
             self._ring_taken(now)
+
+    def _accept_removal(self, theirs: Ring, now: float) -> None:
+        """While we were away others may have taken over what we owned: then our records of it are void."""
+        if not theirs or theirs.seeds != self.ring.seeds or theirs.universe != self.universe:
+            return
+        theirs.check()
+        newer = {entry.token: entry.version for entry in theirs.entries}
+        for index, entry in enumerate(self.ring.entries):
+            if entry.peer != self.ourselves or newer.get(entry.token, 0) < entry.version + VERSION_OF_TRANSFER // 2:
+                continue
+            for stretch in self.ring.stretches(index):
+                for address in list(self.leases.used_in(stretch)):
+                    owner, holder = theirs.owner_of(address), self.leases.holder(address)
+                    if owner != self.ourselves and holder is not None:
+                        log.warning(
+                            "%s was taken over by %s while this peer was away; %s must not use it any more",
+                            self.universe.address(address), self.label(owner), holder,
+                        )  # fmt: skip
+                        self.leases.remove(holder, address, now)
+                        self._changed_leases.add(holder)
+
+    def confirm(self, now: float) -> None:
+        """Another owner has told that nobody took over what is ours, or the ring tells that somebody did."""
+        if not self.confirmed:
+            self.confirmed = True
+            self._recount_all()
+            self._retry(now)
+
+    def other_owners(self) -> list[PeerName]:
+        """Who owns addresses beside us."""
+        return [peer for peer in self.ring.owners() if peer != self.ourselves]
 
     def _conflict(self, peer: PeerName, reason: str) -> None:
         if len(self.conflicts) < MAX_NICKNAMES:
@@ -505,7 +554,7 @@ class Allocator:
     def receive_range(self, source: PeerName, kind: Kind, wanted: AddressRange, now: float) -> None:
         """A space request, or its denial."""
         if kind is Kind.SPACE_REQUEST:
-            if source == self.ourselves or source in self.conflicts or self._left:
+            if source == self.ourselves or source in self.conflicts or self._left or not self.confirmed:
                 return
             if self.ring:
                 self._give(source, wanted, now)
@@ -519,7 +568,9 @@ class Allocator:
         block = None
         if inside is not None:
             ends = range_of(self.settings.default_subnet)
-            useless = {ends.start, ends.end - 1, wanted.start, wanted.end - 1} if wanted.size > 1 else set()
+            useless = {ends.start, ends.end - 1} if wanted.size > 1 else set()
+            if wanted.size >= SMALLEST_SUBNET and largest_block(wanted) == wanted:
+                useless |= {wanted.start, wanted.end - 1}  # Weave Net asks for the whole subnet, its ends included
             free = self.leases.free_stretches(self._own_in(inside), now)
             block = block_to_give(part for part in free if part.size > 1 or part.start not in useless)
         if block is None:
@@ -633,7 +684,7 @@ class Allocator:
         return candidates[0] if candidates else None
 
     def take_over(self, peer: PeerName, now: float) -> int:
-        """Own what a peer owned that is gone; returns how many addresses that is."""
+        """Own what a peer owned that is gone; returns how many addresses that is. See `removal` for when one may."""
         if peer == self.ourselves or not self.ring:
             return 0
         moved = self.ring.transfer(peer, self.ourselves)
@@ -642,6 +693,8 @@ class Allocator:
             self.conflicts.pop(peer, None)
             self._ring_taken(now)
             self._effects.append(Broadcast())
+            if not self.other_owners():
+                self.confirm(now)
         return gained
 
     def find_peers(self, text: str) -> list[PeerName]:

@@ -66,8 +66,9 @@ class Election:
                 continue
             promise = max(ours.promise, theirs.promise)
             newer = theirs if theirs.accepted > ours.accepted else ours
-            if promise != ours.promise or newer is theirs:
-                self.claims[voter] = Claims(promise, newer.accepted, newer.value, newer.origin)
+            learned = Claims(promise, newer.accepted, newer.value, newer.origin)
+            if learned != ours:
+                self.claims[voter] = learned
                 changed = True
         return changed
 
@@ -83,11 +84,13 @@ class Election:
         before = self.claims.get(self.ourselves, Claims())
         promise = max((claims.promise for claims in self.claims.values()), default=NO_PROPOSAL)
         promise = max(promise, before.promise)
+        if not promise.round:
+            return False
         ours = Claims(promise, before.accepted, before.value, before.origin)
         self.claims[self.ourselves] = ours
-        if promise.round and promise.proposer == self.ourselves and ours.accepted != promise:
+        if promise.proposer == self.ourselves and ours.accepted != promise:
             ours = self._try_to_accept_own(ours)
-        if promise.round and ours.accepted != promise:
+        if ours.accepted != promise:
             for claims in self.claims.values():
                 if claims.accepted == promise:
                     ours = Claims(promise, promise, claims.value, claims.origin)
@@ -106,13 +109,17 @@ class Election:
         return Claims(ours.promise, ours.promise, value, ours.promise)
 
     def decided(self) -> tuple[PeerName, ...] | None:
-        """The value on which there is consensus, if there is."""
+        """The value on which there is consensus, if there is.
+
+        Weave Net counts who has accepted a value of one origin, in whatever round; then two values can be decided when
+        states get lost. Counted are those here who have accepted one and the same proposal.
+        """
         if self.quorum is None:
             return None
         votes: dict[Proposal, int] = {}
         for claims in self.claims.values():
             if claims.accepted.round:
-                votes[claims.origin] = votes.get(claims.origin, 0) + 1
-                if votes[claims.origin] >= self.quorum:
+                votes[claims.accepted] = votes.get(claims.accepted, 0) + 1
+                if votes[claims.accepted] >= self.quorum:
                     return claims.value
         return None

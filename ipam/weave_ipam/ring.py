@@ -142,8 +142,11 @@ class Ring:
             raise RingRefused("Token is out of range")
         for entry, size in zip(self.entries, self._distances(), strict=True):
             if entry.free > size:
-                first = self.universe.address(entry.token)
-                raise RingRefused(f"Entry {first} reporting too much free space: {entry.free} > {size}")
+                low, high, _ = self.universe
+                end = entry.token + size
+                end = end if end < high else end - (high - low)
+                ends = f"{self.universe.address(entry.token)}-{self.universe.address(end)}"
+                raise RingRefused(f"Entry {ends} reporting too much free space: {entry.free} > {size}")
 
     def _distances(self) -> Iterator[int]:
         tokens = self._tokens
@@ -177,13 +180,13 @@ class Ring:
         entry = self.entries[index]
         free = min(self.distance(start, self.next_token(index)), end - start)
         if entry.token == start:
-            self.entries[index] = Entry(start, peer, entry.version + 1, free)
+            self.entries[index] = Entry(start, peer, _raised(entry.version), free)
         else:
-            self.entries[index] = entry._replace(version=entry.version + 1, free=self.distance(entry.token, start))
+            self.entries[index] = entry._replace(version=_raised(entry.version), free=self.distance(entry.token, start))
             self._insert(Entry(start, peer, 0, free))
         for inner in range(bisect_right(self._tokens, start), bisect_left(self._tokens, end)):
             token, _, version, reported = self.entries[inner]
-            self.entries[inner] = Entry(token, peer, version + 1, min(reported, self.distance(token, end)))
+            self.entries[inner] = Entry(token, peer, _raised(version), min(reported, self.distance(token, end)))
         if end == self.universe.end:
             end = self.universe.start
         if end not in self._tokens:
@@ -195,8 +198,7 @@ class Ring:
         moved = self.owned(giver)
         for index, entry in enumerate(self.entries):
             if entry.peer == giver:
-                version = min(entry.version + VERSION_OF_TRANSFER, MAX_VERSION)
-                self.entries[index] = entry._replace(peer=taker, version=version)
+                self.entries[index] = entry._replace(peer=taker, version=_raised(entry.version, VERSION_OF_TRANSFER))
         return moved
 
     def report_free(self, index: int, free: int) -> bool:
@@ -204,7 +206,7 @@ class Ring:
         entry = self.entries[index]
         if entry.free == free:
             return False
-        self.entries[index] = entry._replace(free=free, version=entry.version + 1)
+        self.entries[index] = entry._replace(free=free, version=_raised(entry.version))
         return True
 
     def _insert(self, entry: Entry) -> int:
@@ -344,13 +346,18 @@ class _Walk:
         if mine.peer != me:
             return other
         if other.peer == me:
-            return mine._replace(version=min(other.version + 1, MAX_VERSION))
+            return mine._replace(version=_raised(other.version))
         if self._in_use(mine.token, ring.next_token(index)):
             raise RingRefused(
                 f"Received update for IP range I own at {ring.universe.address(mine.token)} v{mine.version}: "
                 f"incoming message says owner {format_peer_name(other.peer)} v{other.version}"
             )
         return other
+
+
+def _raised(version: int, by: int = 1) -> int:
+    """A version goes no further than its 32 bits; only a forged one ever gets there."""
+    return min(version + by, MAX_VERSION)
 
 
 def _names(names: Iterable[PeerName]) -> str:

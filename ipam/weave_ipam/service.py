@@ -15,21 +15,24 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_ipam import stored
-from weave_ipam.allocator import Allocator, Answer, Broadcast, Carrier, SendRange, SendState
+from weave_ipam.allocator import MAX_NICKNAMES, Allocator, Answer, Broadcast, Carrier, SendRange, SendState
 from weave_ipam.errors import NotFound, RemovalRefused
 from weave_ipam.leases import Lease
 from weave_ipam.messages import CHANNEL, Kind, State, decode_range, decode_state, encode_range, encode_state
 from weave_ipam.ranges import hosts_of
+from weave_ipam.removal import CHANNEL as REMOVAL_CHANNEL
+from weave_ipam.removal import Message, Removals, Step, decode_message, encode_message
 from weave_ipam.requests import Allocation, Claim, Prime, Request
 from weave_ipam.status import IpamStatus, ipam_status
 from weave_router.errors import ProtocolError
-from weave_router.wire.features import QUARANTINE
+from weave_router.wire.features import QUARANTINE, REMOVAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from ipaddress import IPv4Interface, IPv6Interface
 
     from weave_ipam.ranges import Address, Network
+    from weave_ipam.removal import Attempt
     from weave_ipam.settings import IpamSettings
     from weave_router.control.gossip import GossipData
     from weave_router.control.mesh import Mesh, MeshConnection
@@ -43,6 +46,11 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 10.0
 """How long a request waits unless its caller says otherwise."""
+SHORT_ABSENCE_S = 30.0
+"""After a longer one others may have taken our addresses over (`removal`); half of what they wait at least."""
+ALIVE_S = 10.0
+AGREEMENT_S = 8.0
+REPEAT_S = 1.0
 HANDOVER_S = 3.0
 """How long a departing peer waits for its heir to confirm."""
 _REMEMBERED_PAYLOADS = 64
@@ -69,6 +77,11 @@ class Ipam:
         self._random = random
         self._clock = clock
         self._allocator: Allocator
+        self._removals: Removals
+        self._answers = trio.Event()
+        self._rings_from: dict[PeerName, None] = {}
+        self._replies: list[tuple[PeerName, Message]] = []
+        self._stored_nicknames: dict[PeerName, str] = {}
         self._told = State()
         self._encoded: tuple[int, bytes] | None = None
         self._work = trio.Event()
@@ -91,6 +104,7 @@ class Ipam:
                 log.warning("The stored addresses are dropped: %s", reason)
             await self._store.write(dict.fromkeys(values))
         own = self._mesh.topology.own
+        away = self._clock() - kept.alive if kept is not None else 0.0
         self._allocator = Allocator(
             ourselves,
             own.nickname,
@@ -100,14 +114,25 @@ class Ipam:
             random=self._random,
             now=trio.current_time(),
             stored=kept,
+            confirmed=0 <= away <= SHORT_ABSENCE_S,
+        )
+        self._removals = Removals(
+            ourselves,
+            kept.votes if kept is not None else {},
+            reachable=self._directory.is_known,
+            owns=lambda peer: peer in self._allocator.ring.owners(),
+            label=self._allocator.label,
+            now=trio.current_time(),
         )
         await self._commit()
         self._mesh.register(CHANNEL, _Channel(self), self._speaks_to)
+        self._mesh.register(REMOVAL_CHANNEL, _RemovalChannel(self))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Raises the store's errors: what cannot be stored must not be given out."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_timers)
+            nursery.start_soon(self._run_watch)
             task_status.started()
             while True:
                 await self._work.wait()
@@ -116,7 +141,9 @@ class Ipam:
 
     def routes_changed(self) -> None:
         """Peers came or went, or became reachable."""
-        self._allocator.peers_changed(trio.current_time())
+        now = trio.current_time()
+        self._removals.seen(self._mesh.routes.unicast_all, now)
+        self._allocator.peers_changed(now)
         self._wake()
 
     # --- requests ---------------------------------------------------------------------------------------------------
@@ -198,32 +225,116 @@ class Ipam:
         if heir is None:
             return None
         self._heir = heir
-        # A state without a ring is answered with the ring, after what was broadcast before: that tells it arrived.
-        self._send(heir, bytes((Kind.STATE,)) + encode_state(State(self._told.nicknames), int(self._clock())))
+        self._ask_for_ring(heir)  # answered after what was broadcast before: that tells it arrived
         with trio.move_on_after(HANDOVER_S) as limit:
             await self._heir_answered.wait()
         if limit.cancelled_caught:
             log.warning("%s has not confirmed that it has our addresses", self._allocator.label(heir))
         return self._allocator.label(heir)
 
-    async def remove_peer(self, text: str, *, force: bool = False) -> int:
+    async def remove_peer(self, text: str, *, also: Sequence[str] = (), force: bool = False) -> int:
         """Take over what a peer owned that is gone for good; how many addresses that was. 0 for unknown peers.
 
-        Raises `RemovalRefused` for a peer that can be reached, unless forced.
+        All other owners must agree (`removal`), but those that are gone `also`. Raises `RemovalRefused`, unless
+        forced.
         """
+        gone = {peer for name in also for peer in self._allocator.find_peers(name)}
         gained = 0
         for peer in self._allocator.find_peers(text):
-            if peer == self._mesh.ourselves:
-                continue
-            if self._directory.is_known(peer) and not force:
-                raise RemovalRefused(
-                    f"{self._allocator.label(peer)} can be reached: its containers would share their addresses with "
-                    "others. Stop it first ('weave reset' there hands its addresses over), or insist with --force"
-                )
-            gained += self._allocator.take_over(peer, trio.current_time())
+            if peer != self._mesh.ourselves:
+                if not force:
+                    await self._agree(peer, gone)
+                gained += self._allocator.take_over(peer, trio.current_time())
+                self._removals.end(peer, committed=True)
         self._wake()
         await self._committed.wait()
         return gained
+
+    async def _agree(self, peer: PeerName, gone: set[PeerName]) -> None:
+        """Have all owners agree that a peer is gone. Raises `RemovalRefused`."""
+        removals, label = self._removals, self._allocator.label
+        if not self._allocator.confirmed:
+            raise RemovalRefused("this peer was away itself and has not heard from any other owner of addresses yet")
+        self._object(peer, self._awaited(peer, gone))
+        asked = {owner for owner in self._awaited(peer, gone) if self._mesh.can(owner, REMOVAL)}
+        attempt = removals.begin(peer, asked)
+        self._rings_from.clear()
+        try:
+            with trio.move_on_after(AGREEMENT_S):
+                while True:
+                    if attempt.refusal:
+                        raise RemovalRefused(f"{label(peer)} must not be removed: {attempt.refusal}")
+                    owners = self._awaited(peer, gone)  # more may have turned up in the rings of those who agreed
+                    self._object(peer, owners)
+                    new = {owner for owner in owners if self._mesh.can(owner, REMOVAL)} - asked
+                    asked |= new
+                    attempt.awaited |= new
+                    old = owners - asked - self._rings_from.keys()
+                    if not attempt.awaited and not old:
+                        return
+                    self._ask(attempt, peer, old)
+                    with trio.move_on_after(REPEAT_S):
+                        await self._answers.wait()
+            silent = ", ".join(map(label, sorted(attempt.awaited | old)))
+            raise RemovalRefused(f"{label(peer)} was not removed: no answer from {silent}; try again")
+        finally:
+            if attempt.awaited or attempt.refusal:
+                removals.end(peer, committed=False)
+
+    def _awaited(self, peer: PeerName, gone: set[PeerName]) -> set[PeerName]:
+        return set(self._allocator.other_owners()) - {peer} - gone
+
+    def _object(self, peer: PeerName, owners: set[PeerName]) -> None:
+        objection = self._removals.objection(peer, trio.current_time())
+        if objection:
+            raise RemovalRefused(
+                f"{objection}; if it runs, its containers would share their addresses with others. Before a host goes, "
+                "'weave reset' there hands its addresses over. To insist: --force"
+            )
+        missing = sorted(owner for owner in owners if not self._directory.is_known(owner))
+        if missing:
+            names = ", ".join(map(self._allocator.label, missing))
+            raise RemovalRefused(
+                f"all owners of addresses must agree, and these cannot be reached: {names}; name those as well that "
+                "are gone for good, wait for the others, or insist with --force"
+            )
+
+    def _ask(self, attempt: Attempt, peer: PeerName, old: set[PeerName]) -> None:
+        self._answers = trio.Event()
+        self._replies += [(owner, Message(Step.ASK, peer, attempt.ballot)) for owner in sorted(attempt.awaited)]
+        self._wake()
+        for owner in sorted(old):
+            self._ask_for_ring(owner)
+
+    def _ask_for_ring(self, owner: PeerName) -> None:
+        """A state without a ring is answered with the ring, by Weave Net 2.8 too."""
+        self._send(owner, bytes((Kind.STATE,)) + encode_state(State(self._told.nicknames), int(self._clock())))
+
+    async def _run_watch(self) -> None:
+        """Keep account of who is there, and that we are; after an absence, ask whether we have been removed."""
+        written = -ALIVE_S
+        while True:
+            now, allocator = trio.current_time(), self._allocator
+            self._removals.seen(self._mesh.routes.unicast_all, now)
+            if allocator.ring and not allocator.confirmed:
+                self._ask_for_confirmation()
+            if allocator.ring and allocator.confirmed and now - written >= ALIVE_S:
+                written = now
+                await self._store.write(stored.alive_changes(self._clock()))
+            self._wake()
+            await trio.sleep(REPEAT_S)
+
+    def _ask_for_confirmation(self) -> None:
+        allocator = self._allocator
+        owners = [owner for owner in allocator.other_owners() if self._directory.is_known(owner)]
+        able = [owner for owner in owners if self._mesh.can(owner, REMOVAL)]
+        for owner in able:
+            self._replies.append((owner, Message(Step.CONFIRM, allocator.ourselves)))
+        if not able:  # Weave Net 2.8 tells by its ring
+            if any(owner in self._rings_from for owner in owners) or not allocator.other_owners():
+                allocator.confirm(trio.current_time())
+            for owner in owners:
+                self._ask_for_ring(owner)
 
     def status(self) -> IpamStatus:
         """A snapshot."""
@@ -268,6 +379,14 @@ class Ipam:
             allocator.universe,
         )
         state = allocator.state().copy() if effects or relays or ring_changes is not None else self._told
+        changes |= stored.vote_changes(self._removals.take_changes())
+        if ring_changes is not None:
+            owners = allocator.ring.owners()
+            nicknames = {peer: text for peer, text in allocator.nicknames.items() if peer in owners}
+            if nicknames != self._stored_nicknames:
+                self._stored_nicknames = nicknames
+                changes |= stored.nickname_changes(nicknames)
+        replies, self._replies = self._replies, []
         if changes:
             await self._store.write(changes)
         if state is not self._told:
@@ -284,6 +403,8 @@ class Ipam:
                 case Answer(request):
                     if request in self._waiting:
                         self._waiting[request].set()
+        for destination, message in replies:
+            self._mesh.unicast(REMOVAL_CHANNEL, destination, encode_message(message))
         for source in relays:
             self._mesh.pass_on(CHANNEL, source, _StateGossip(self))
 
@@ -319,6 +440,9 @@ class Ipam:
             if state.ring is not None:
                 if state.ring.owner == self._heir:
                     self._heir_answered.set()
+                if len(self._rings_from) < MAX_NICKNAMES:
+                    self._rings_from[state.ring.owner] = None
+                self._answers.set()
                 while len(self._seen) >= _REMEMBERED_PAYLOADS:
                     del self._seen[next(iter(self._seen))]
                 self._seen[mark] = None  # merging it again would change nothing
@@ -336,6 +460,19 @@ class Ipam:
             self.receive(source, payload[1:], Carrier.UNICAST, now)
             return
         self._allocator.receive_range(source, kind, decode_range(payload[1:]), now)
+        self._wake()
+
+    def receive_about_removal(self, source: PeerName, payload: bytes, now: float) -> None:
+        """A message about a removal has come. Raises `ProtocolError`."""
+        message = decode_message(payload)
+        if message.step is Step.CONFIRMED and message.peer == self._mesh.ourselves:
+            self._allocator.confirm(now)
+        replies = self._removals.receive(source, message, now)
+        for destination, reply in replies:
+            if reply.step in (Step.YES, Step.CONFIRMED):  # they need to know all that we know
+                self._send(destination, bytes((Kind.STATE,)) + self.encoded_state())
+        self._replies += replies
+        self._answers.set()
         self._wake()
 
     def _speaks_to(self, connection: MeshConnection) -> bool:
@@ -371,6 +508,25 @@ class _StateGossip:
 
     def encode(self) -> Sequence[bytes]:
         return [self._ipam.encoded_state()]
+
+
+class _RemovalChannel:
+    """The channel on which removals are agreed on: unicasts only."""
+
+    def __init__(self, ipam: Ipam) -> None:
+        self._ipam = ipam
+
+    def complete_state(self) -> None:
+        return None
+
+    def on_gossip(self, source: PeerName, payload: bytes, now: float) -> Iterator[GossipData | None]:
+        raise ProtocolError("gossip on a channel of unicasts")
+
+    def on_broadcast(self, source: PeerName, payload: bytes, now: float) -> None:
+        raise ProtocolError("broadcast on a channel of unicasts")
+
+    def on_unicast(self, source: PeerName, payload: bytes, now: float) -> None:
+        self._ipam.receive_about_removal(source, payload, now)
 
 
 class _Channel:

@@ -3,6 +3,9 @@
     ipam/network          {"range", "peer", "seeds"}
     ipam/ring/<token>     [peer, version, free]
     ipam/lease/<id>       {"addresses": ["10.32.0.1/12", …], "container": false}
+    ipam/nicknames        {peer: nickname} of the owners
+    ipam/vote/<peer>      [number, taker]: to whose removal we have agreed
+    ipam/alive            when this peer was last known to run (Unix seconds)
 
 An entry each, so that an allocation writes two short ones, however long the ring is.
 """
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from weave_ipam.errors import StoredStateError
 from weave_ipam.leases import Lease, Record
+from weave_ipam.removal import Ballot
 from weave_ipam.ring import Entry
 from weave_router.wire.peer_name import PeerName, format_peer_name, parse_peer_name
 
@@ -27,6 +31,9 @@ PREFIX = "ipam/"
 _NETWORK = "ipam/network"
 _RING = "ipam/ring/"
 _LEASE = "ipam/lease/"
+_NICKNAMES = "ipam/nicknames"
+_VOTE = "ipam/vote/"
+_ALIVE = "ipam/alive"
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,9 @@ class Stored:
     entries: list[Entry] = field(default_factory=list)
     seeds: tuple[PeerName, ...] = ()
     records: dict[str, Record] = field(default_factory=dict)
+    nicknames: dict[PeerName, str] = field(default_factory=dict)
+    votes: dict[PeerName, Ballot] = field(default_factory=dict)
+    alive: float = 0.0
 
 
 def read_stored(values: Mapping[str, Any], network: Network, ourselves: PeerName) -> tuple[Stored | None, str]:
@@ -57,7 +67,14 @@ def read_stored(values: Mapping[str, Any], network: Network, ourselves: PeerName
             if key.startswith(_RING)
         )
         records = {key.removeprefix(_LEASE): _read_record(v) for key, v in values.items() if key.startswith(_LEASE)}
-        return Stored(entries, tuple(parse_peer_name(name) for name in about["seeds"]), records), ""
+        nicknames = {parse_peer_name(name): str(text) for name, text in values.get(_NICKNAMES, {}).items()}
+        votes = {
+            parse_peer_name(key.removeprefix(_VOTE)): Ballot(value[0], parse_peer_name(value[1]))
+            for key, value in values.items()
+            if key.startswith(_VOTE)
+        }
+        seeds = tuple(parse_peer_name(name) for name in about["seeds"])
+        return Stored(entries, seeds, records, nicknames, votes, float(values.get(_ALIVE, 0))), ""
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StoredStateError(f"the stored addresses cannot be read ({error}); 'weave reset' starts anew") from error
 
@@ -83,6 +100,24 @@ def changes(
     for identifier, record in records.items():
         written[_LEASE + identifier] = None if record is None else _record(record, universe)
     return written
+
+
+def vote_changes(votes: Mapping[PeerName, Ballot | None]) -> dict[str, Any]:
+    """What to write about removals."""
+    return {
+        _VOTE + format_peer_name(peer): None if vote is None else [vote.number, format_peer_name(vote.taker)]
+        for peer, vote in votes.items()
+    }
+
+
+def nickname_changes(nicknames: Mapping[PeerName, str]) -> dict[str, Any]:
+    """What to write when an owner's nickname became known."""
+    return {_NICKNAMES: {format_peer_name(peer): text for peer, text in nicknames.items()}}
+
+
+def alive_changes(clock: float) -> dict[str, Any]:
+    """What to write now and then while this peer runs."""
+    return {_ALIVE: clock}
 
 
 def _record(record: Record, universe: AddressRange) -> dict[str, Any]:

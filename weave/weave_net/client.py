@@ -75,9 +75,9 @@ class DaemonClient:
         """Wait, for as long as it takes, until addresses can be allocated."""
         self._request("GET", "/ring", timeout=None)
 
-    def remove_peer(self, peer: str, *, force: bool) -> str:
-        """Take over what a peer owned that is gone; what the daemon says."""
-        parameters = {"force": "true"} if force else {}
+    def remove_peer(self, peer: str, *, also: Sequence[str] = (), force: bool = False) -> str:
+        """Take over what a peer owned that is gone, as others are `also`; what the daemon says."""
+        parameters = {"also": list(also), **({"force": "true"} if force else {})}
         return self._request("DELETE", f"/peer/{quote(peer, safe='')}", params=parameters).text
 
     def leave(self) -> str | None:

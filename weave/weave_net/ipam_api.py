@@ -1,7 +1,8 @@
 """The HTTP API's paths of address allocation (ipam.md section 15): the texts and status codes of Weave Net 2.8.
 
-What differs: a request that waits ends after `timeout` seconds (10 by default) with 503 and the reason, `DELETE
-/peer/{id}` refuses a peer that can be reached with 409 unless `force=true`, and nothing is ever answered `cancelled`.
+What differs: a request that waits ends after `timeout` seconds (10 by default) with 503 and the reason; `DELETE
+/peer/{id}` answers 409 unless all other owners agree, those named by `also` aside, or `force=true` insists; nothing is
+ever answered `cancelled`.
 """
 
 from __future__ import annotations
@@ -161,8 +162,9 @@ class IpamApi:
         if self._maybe is None:
             return PlainTextResponse("")
         text = request.path_params["id"]
-        force = truth_value(await read_form(request), "force")
-        gained = await self._maybe.remove_peer(text, force=force)
+        form = await read_form(request)
+        force = truth_value(form, "force")
+        gained = await self._maybe.remove_peer(text, also=form.get("also", []), force=force)
         return PlainTextResponse(f"{gained} IPs taken over from {text}\n")
 
 

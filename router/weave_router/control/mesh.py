@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from weave_router.control.abilities import CHANNEL as ABILITIES_CHANNEL
+from weave_router.control.abilities import AbilitiesChannel
 from weave_router.control.gossip import MAX_UNKNOWN_CHANNELS, Outbox, UnknownChannel
 from weave_router.control.routes import Routes
 from weave_router.control.targets import OpenConnection, Targets
@@ -24,7 +26,7 @@ from weave_router.control.topology_channel import TopologyChannel, TopologyGossi
 from weave_router.errors import ProtocolError, RouterError
 from weave_router.log_limit import LOG_INTERVAL, LogLimit
 from weave_router.wire.envelope import Envelope, Tag, decode_envelope
-from weave_router.wire.features import Features, common_overlays
+from weave_router.wire.features import ABILITIES, Features, common_overlays
 from weave_router.wire.peer_name import NO_PEER, PeerName, format_peer_name
 from weave_router.wire.topology import Link, PeerRecord
 
@@ -171,7 +173,8 @@ class Mesh:
         self._deferred: list[Callable[[], None]] = []
         self._events: list[Event] = []
         self._topology_channel = TopologyChannel(self.topology, self._merged)
-        self._channels: dict[str, Channel] = {TOPOLOGY: self._topology_channel}
+        self._abilities = AbilitiesChannel(own.name, own.uid, ABILITIES, self.topology.records)
+        self._channels: dict[str, Channel] = {TOPOLOGY: self._topology_channel, ABILITIES_CHANNEL: self._abilities}
         self._speaks_to: dict[str, Callable[[MeshConnection], bool]] = {}
         self._unknown: dict[str, UnknownChannel] = {}
 
@@ -187,6 +190,13 @@ class Mesh:
         self._channels[name] = channel
         self._speaks_to[name] = speaks_to
         self._unknown.pop(name, None)
+
+    def can(self, peer: PeerName, ability: str) -> bool:
+        """Whether a peer has an ability beyond Weave Net 2.8, as far as it is known."""
+        connection = self.connections.get(peer)
+        if connection is not None:
+            return ability in connection.features.abilities
+        return self._abilities.can(peer, ability)
 
     def take_events(self) -> list[Event]:
         """What the shell has to do now; each event is returned once."""

@@ -22,7 +22,9 @@ OVERLAY_RANKING = ("vxlan", "fastdp", SLEEVE)
 """The order of every common list: control messages carry an index into it, so it must not depend on who asks."""
 QUARANTINE = "ipam-quarantine"
 """Two address rings that contradict each other do not end the connection."""
-ABILITIES = (QUARANTINE,)
+REMOVAL = "ipam-removal"
+"""Peers that are gone are taken over by agreement."""
+ABILITIES = (QUARANTINE, REMOVAL)
 """What we can do beyond Weave Net 2.8."""
 _SCHEMA = gob.Map(gob.STRING, gob.STRING, limit=MAX_ENTRIES)
 _DECIMAL = re.compile(r"[0-9]{1,20}\Z", re.ASCII)

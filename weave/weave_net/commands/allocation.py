@@ -27,20 +27,22 @@ def prime(ctx: click.Context, run_dir: Path | None) -> None:
 
 @click.command(cls=WeaveCommand)
 @click.argument("peers", metavar="PEER...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Although it can be reached: its containers must be gone.")
+@click.option("--force", is_flag=True, help="Ask nobody. If one of them runs, addresses are given out twice.")
 @run_directory_option
 @click.pass_context
 def rmpeer(ctx: click.Context, peers: tuple[str, ...], force: bool, run_dir: Path | None) -> None:
     """Take over the addresses of hosts that are gone for good.
 
-    They are named by peer name or nickname. Never do so on two hosts at a time, nor for a host that comes back with
-    its old state: 'weave reset' there, before, hands its addresses over in order.
+    They are named by peer name or nickname. All other hosts that own addresses must have missed them for a minute, and
+    agree; so name all those that are gone. If one of them comes back, it finds out and begins anew. A host that still
+    runs hands its addresses over by 'weave reset'.
     """
     failed = False
     with daemon_client(ctx, run_dir) as client:
         for peer in peers:
             try:
-                click.echo(client.remove_peer(peer, force=force), nl=False)
+                also = [other for other in peers if other != peer]
+                click.echo(client.remove_peer(peer, also=also, force=force), nl=False)
             except ApiError as error:
                 click.echo(str(error), err=True)
                 failed = True

@@ -1,0 +1,225 @@
+"""Peers that are gone are taken over by agreement of all owners, and come back as strangers."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from weave_ipam.errors import RemovalRefused, Unserved
+from weave_ipam.removal import GONE_SECONDS, Message, Step
+from weave_ipam.service import Ipam
+from weave_ipam.settings import parse_settings
+from weave_router.testing.simulated_cluster import address, run_cluster, wait_until
+from weave_router.testing.stores import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from weave_router.shell.router import Router
+    from weave_router.testing.simulated_cluster import SimulatedCluster
+
+RANGE = "10.32.0.0/24"
+LONG_GONE = GONE_SECONDS + 70
+"""Until everybody has missed a peer that fell silent, and has missed it for long enough."""
+
+
+class Hosts:
+    """Hosts 1 to n, all connected, each with an allocator that owns a part of the range."""
+
+    def __init__(self, cluster: SimulatedCluster, nursery: trio.Nursery) -> None:
+        self.cluster = cluster
+        self.ipams: dict[int, Ipam] = {}
+        self._nursery = nursery
+        self._stores: dict[int, MemoryStore] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
+
+    async def start(self, number: int) -> None:
+        made: list[Router] = []
+        node = self.cluster.node(number)
+        node.prepare = made.append
+        store = self._stores.setdefault(number, MemoryStore())
+
+        async def live() -> None:
+            with trio.CancelScope() as self._scopes[number]:
+                await ipam.run()
+
+        others = [address(other) for other in self.ipams if other != number]
+        await node.start(*others)
+        settings = parse_settings(RANGE, None, "seed=" + ",".join(f"02:00:00:00:00:0{n}" for n in (1, 2, 3, 4)))
+        assert settings is not None
+        chance = random.Random(f"{number} {node.lives}")
+        ipam = Ipam(settings, made[-1].mesh, store, random=chance, clock=lambda: 1.7e9 + trio.current_time())
+        await ipam.begin()
+        made[-1].on_routes_changed(ipam.routes_changed)
+        self.ipams[number] = ipam
+        self._nursery.start_soon(live)
+
+    async def crash(self, number: int) -> None:
+        self._stores[number] = self._stores[number].crash()
+        self._scopes[number].cancel()
+        await self.cluster.node(number).crash(silent=True)
+
+    def shares(self, number: int) -> dict[str, int]:
+        return {owner.nickname: owner.size for owner in self.ipams[number].status().owners}
+
+
+def among_four(check: Callable[[Hosts], Awaitable[None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def main(cluster: SimulatedCluster) -> None:
+            async with trio.open_nursery() as nursery:
+                hosts = Hosts(cluster, nursery)
+                for number in (1, 2, 3, 4):
+                    await hosts.start(number)
+                everybody = {cluster.node(number).name for number in (1, 2, 3, 4)}
+                await wait_until(
+                    lambda: all(
+                        cluster.node(n).neighbours() | {cluster.node(n).name} == everybody for n in (1, 2, 3, 4)
+                    ),
+                    within=60,
+                )
+                for number in (1, 2, 3, 4):
+                    await hosts.ipams[number].allocate("first")
+                await trio.sleep(40)
+                await check(hosts)
+                nursery.cancel_scope.cancel()
+
+        run_cluster(main)
+
+    return run
+
+
+@among_four
+async def test_all_agree_and_one_takes_over(hosts: Hosts) -> None:
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    assert await hosts.ipams[1].remove_peer("node 4") == 64
+    await trio.sleep(5)
+    for number in (1, 2, 3):
+        assert hosts.shares(number) == {"node 1": 128, "node 2": 64, "node 3": 64}
+
+
+@among_four
+async def test_a_peer_that_lives_is_not_removed(hosts: Hosts) -> None:
+    with pytest.raises(RemovalRefused, match="can be reached"):
+        await hosts.ipams[1].remove_peer("node 4")
+    assert hosts.shares(1)["node 4"] == 64
+
+
+@among_four
+async def test_a_peer_that_others_reach_is_not_removed(hosts: Hosts) -> None:
+    """Only 1 has lost its way to 4, and to 3, which could have told."""
+    world = hosts.cluster.world
+    world.partition([address(1), address(2)], [address(3), address(4)])
+    await trio.sleep(LONG_GONE)
+    with pytest.raises(RemovalRefused, match="cannot be reached: 02:00:00:00:00:03"):
+        await hosts.ipams[1].remove_peer("node 4")
+    with pytest.raises(RemovalRefused, match="cannot be reached: 02:00:00:00:00:02"):
+        await hosts.ipams[3].remove_peer("node 1")
+
+
+@among_four
+async def test_a_peer_that_has_just_fallen_silent_may_come_back(hosts: Hosts) -> None:
+    await hosts.crash(4)
+    await wait_until(lambda: "node 4" in str([o for o in hosts.ipams[1].status().owners if not o.known]), within=90)
+    with pytest.raises(RemovalRefused, match=r"out of reach for .* s only: try again in"):
+        await hosts.ipams[1].remove_peer("node 4")
+
+
+@among_four
+async def test_two_who_are_gone_are_named_together(hosts: Hosts) -> None:
+    await hosts.crash(3)
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    with pytest.raises(RemovalRefused, match="name those as well"):
+        await hosts.ipams[1].remove_peer("node 4")
+    assert await hosts.ipams[1].remove_peer("node 4", also=["node 3"]) == 64
+    assert await hosts.ipams[1].remove_peer("node 3") == 64
+
+
+@among_four
+async def test_two_takers_at_once_do_not_both_take_over(hosts: Hosts) -> None:
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    gained: list[int] = []
+
+    async def take(number: int) -> None:
+        try:
+            gained.append(await hosts.ipams[number].remove_peer("node 4"))
+        except RemovalRefused:
+            gained.append(0)
+
+    async with trio.open_nursery() as nursery:
+        for number in (1, 2, 3):
+            nursery.start_soon(take, number)
+    if sum(gained) == 0:  # they may have stood in each other's way
+        gained.append(await hosts.ipams[2].remove_peer("node 4"))
+    assert sum(gained) == 64
+    await trio.sleep(40)
+    assert hosts.shares(1) == hosts.shares(2) == hosts.shares(3)
+    assert sum(hosts.shares(1).values()) == 256
+
+
+@among_four
+async def test_who_was_removed_gives_nothing_out_when_it_is_back(hosts: Hosts) -> None:
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    await hosts.ipams[1].remove_peer("node 4")
+    hosts.cluster.world.partition([address(4)], [address(1), address(2), address(3)])
+    await hosts.start(4)
+    assert hosts.shares(4)["node 4"] == 64, "it has not heard of it"
+    for identifier in ("first", "second"):
+        with pytest.raises(Unserved, match="may have been removed meanwhile"):
+            await hosts.ipams[4].allocate(identifier)
+    hosts.cluster.world.heal()
+    address_again = await hosts.ipams[4].allocate("third", wait=90)
+    assert hosts.shares(4).get("node 1", 0) >= 64
+    await trio.sleep(40)
+    assert hosts.shares(4) == hosts.shares(1) == hosts.shares(2)
+    assert not hosts.ipams[1].status().conflicts
+    assert not hosts.ipams[4].status().conflicts
+    assert hosts.ipams[4].owned() == {"third": (address_again,)}, "what it held before is void"
+
+
+@among_four
+async def test_who_was_away_but_not_removed_goes_on(hosts: Hosts) -> None:
+    before = hosts.ipams[4].owned()
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    await hosts.start(4)
+    assert {"first": (await hosts.ipams[4].allocate("first", wait=30),)} == before
+
+
+@among_four
+async def test_a_short_restart_needs_nobody(hosts: Hosts) -> None:
+    before = hosts.ipams[4].owned()
+    await hosts.crash(4)
+    hosts.cluster.world.partition([address(4)], [address(1), address(2), address(3)])
+    await hosts.start(4)
+    assert {"first": (await hosts.ipams[4].allocate("first", wait=1),)} == before
+    await hosts.ipams[4].allocate("second", wait=1)
+
+
+@among_four
+async def test_who_agreed_to_a_removal_confirms_nobody_until_the_taker_has_given_up(hosts: Hosts) -> None:
+    """The taker crashes between the votes and the deed."""
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    removals = hosts.ipams[1]._removals
+    vote = removals.begin(hosts.cluster.node(4).name, {hosts.cluster.node(n).name for n in (2, 3)})
+    for owner in (2, 3):
+        (_, answer), *_ = hosts.ipams[owner]._removals.receive(
+            hosts.cluster.node(1).name,
+            Message(Step.ASK, hosts.cluster.node(4).name, vote.ballot),
+            trio.current_time(),
+        )
+        assert answer.step.name == "YES", answer
+    await trio.sleep(2)  # stored
+    await hosts.crash(1)
+    await hosts.start(4)
+    with pytest.raises(Unserved, match="may have been removed meanwhile"):
+        await hosts.ipams[4].allocate("second")
+    await hosts.start(1)
+    await hosts.ipams[4].allocate("second", wait=60)
