@@ -227,6 +227,8 @@ class Allocator:
         """Serve a request now or later; see `Request.answered`. Raises `IpamError` where it makes no sense."""
         if isinstance(request, Allocation) and not range_of(request.subnet).overlaps(self.universe):
             raise SettingsError(f"range {request.subnet} out of bounds: {self.settings.network}")
+        if self._left:
+            raise Unserved(self.reason(request))
         if len(self._pending) >= MAX_PENDING:
             raise Unserved(f"{MAX_PENDING} requests for addresses are waiting already")
         self._pending.append(request)
@@ -443,7 +445,7 @@ class Allocator:
         if holder is None:
             if inside or identifier != ANONYMOUS:
                 self._record(identifier, lease, container=request.container)
-        elif holder != identifier and not (identifier == ANONYMOUS and inside):
+        elif identifier not in (holder, ANONYMOUS):
             if holder == own_text:
                 raise AddressInUse(f"address {self._text(lease)} already in use")
             if not inside:
@@ -571,8 +573,9 @@ class Allocator:
             useless = {ends.start, ends.end - 1} if wanted.size > 1 else set()
             if wanted.size >= SMALLEST_SUBNET and largest_block(wanted) == wanted:
                 useless |= {wanted.start, wanted.end - 1}  # Weave Net asks for the whole subnet, its ends included
-            free = self.leases.free_stretches(self._own_in(inside), now)
-            block = block_to_give(part for part in free if part.size > 1 or part.start not in useless)
+            for resting in (False, True):
+                free = self.leases.free_stretches(self._own_in(inside), now, resting=resting)
+                block = block or block_to_give(part for part in free if part.size > 1 or part.start not in useless)
         if block is None:
             self._effects.append(SendRange(asker, Kind.DENIED, wanted))
         else:

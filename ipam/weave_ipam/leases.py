@@ -120,14 +120,17 @@ class Leases:
         address = stretch.start + low - first
         return address if address < stretch.end else None
 
-    def free_stretches(self, stretches: Iterable[AddressRange], now: float) -> Iterator[AddressRange]:
-        """What nobody holds of these ranges (ascending), without what rests."""
+    def free_stretches(
+        self, stretches: Iterable[AddressRange], now: float, *, resting: bool = False
+    ) -> Iterator[AddressRange]:
+        """What nobody holds of these ranges (ascending), without what rests unless wanted."""
         self._expire(now)
         stretches = list(stretches)
         if not stretches:
             return iter(())
-        first, last = bisect_left(self._taken, stretches[0].start), bisect_left(self._taken, stretches[-1].end)
-        return without(stretches, self._taken[first:last])
+        taken = self._used if resting else self._taken
+        first, last = bisect_left(taken, stretches[0].start), bisect_left(taken, stretches[-1].end)
+        return without(stretches, taken[first:last])
 
     def _rest(self, address: int, now: float) -> None:
         self._expire(now)
