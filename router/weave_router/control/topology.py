@@ -77,6 +77,11 @@ class Topology:
                 new[record.name] = None
         return Merge(tuple(new), tuple(dict.fromkeys(record.name for record in received)), announce)
 
+    def is_news(self, record: PeerRecord) -> bool:
+        """Whether `merge` would look at this record's links; those of known ones it knows."""
+        known = self.records.get(record.name)
+        return known is None or record.name == self.ourselves or _newer(record, known)
+
     def _jump(self, record: PeerRecord) -> bool:
         """Our own version overtakes what the network remembers of an earlier life, or of a forgery in our name."""
         own = self.own

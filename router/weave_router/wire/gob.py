@@ -246,6 +246,23 @@ class Decoder:
 
     def value(self, schema: Schema) -> Any:
         """Read the next value, which must be of this schema. Raises `GobError`."""
+        number, pos, end = self._next()
+        data = self._data
+        if not isinstance(self._types.get(number), _WireStruct):
+            if pos >= end or data[pos] != 0:
+                raise GobError("value without the leading zero byte")
+            pos += 1
+        value, pos = self._reader(number, schema)(data, pos, end)
+        if pos != end:
+            raise GobError("bytes left over behind a value")
+        return value
+
+    def skip(self) -> None:
+        """Pass over the next value, whatever it is; the definitions before it are read. Raises `GobError`."""
+        self._next()
+
+    def _next(self) -> tuple[int, int, int]:
+        """Read definitions up to the next value; returns its type number, and where its content begins and ends."""
         data = self._data
         while True:
             length, pos = read_uint(data, self._pos, len(data))
@@ -255,16 +272,8 @@ class Decoder:
             number, pos = _read_int(data, pos, end)
             self._pos = end
             if number >= 0:
-                break
+                return number, pos, end
             self._define(-number, pos, end)
-        if not isinstance(self._types.get(number), _WireStruct):
-            if pos >= end or data[pos] != 0:
-                raise GobError("value without the leading zero byte")
-            pos += 1
-        value, pos = self._reader(number, schema)(data, pos, end)
-        if pos != end:
-            raise GobError("bytes left over behind a value")
-        return value
 
     def _define(self, number: int, pos: int, end: int) -> None:
         if not FIRST_TYPE_NUMBER <= number < END_OF_TYPE_NUMBERS:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weave_router.wire import gob
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_PEERS = 4096
 MAX_CONNECTIONS = 4096
@@ -106,40 +106,46 @@ def encode_records(records: Iterable[PeerRecord]) -> bytes:
     return _DEFINITIONS + encoded if encoded else b""
 
 
-def decode_records(payload: bytes) -> Iterator[PeerRecord]:
+def decode_records(payload: bytes, wanted: Callable[[PeerRecord], bool] = lambda _: True) -> Iterator[PeerRecord]:
     """Read a payload record by record, so that the caller can pause in a long one. Raises `GobError`.
 
-    Records that no honest peer sends (zero name, version out of range) are left out; the rest is used.
+    Records that no honest peer sends (zero name, version out of range) are left out; the rest is used. Of records that
+    are not `wanted`, the links are not read: they are most of the work, and most records of a payload are known.
     """
     decoder = gob.Decoder(payload)
     count = 0
     while not decoder.at_end():
         peer = decoder.value(_PEER)
-        connections = decoder.value(_CONNECTIONS)
         count += 1
         if count > MAX_PEERS:
             raise gob.GobError(f"more than {MAX_PEERS} peers")
         nickname = peer.get("NickName", "")
         if gob.byte_length(nickname) > MAX_NICKNAME_BYTES:
             raise gob.GobError(f"nickname of {gob.byte_length(nickname)} bytes")
-        name = _name(peer)
-        version = peer.get("Version", 0)
-        links = {}
-        for connection in connections:
-            remote = _name(connection)
-            address = connection.get("RemoteTCPAddr", "")
-            if gob.byte_length(address) > MAX_ADDRESS_BYTES:
-                raise gob.GobError(f"address of {gob.byte_length(address)} bytes")
-            if remote not in (NO_PEER, name):
-                links[remote] = Link(
-                    remote, address, connection.get("Outbound", False), connection.get("Established", False)
-                )
-        if name == NO_PEER or version > MAX_VERSION:
-            continue
         short_id = peer.get("ShortID", 0) if peer.get("HasShortID") else None
         if short_id is not None and short_id > MAX_SHORT_ID:
             short_id = None
-        yield PeerRecord(name, nickname, peer.get("UID", 0), version, short_id, tuple(links.values()))
+        record = PeerRecord(_name(peer), nickname, peer.get("UID", 0), peer.get("Version", 0), short_id)
+        if wanted(record):
+            record = replace(record, links=_read_links(decoder.value(_CONNECTIONS), record.name))
+        else:
+            decoder.skip()
+        if record.name != NO_PEER and record.version <= MAX_VERSION:
+            yield record
+
+
+def _read_links(connections: Iterable[dict[str, Any]], name: PeerName) -> tuple[Link, ...]:
+    links = {}
+    for connection in connections:
+        remote = _name(connection)
+        address = connection.get("RemoteTCPAddr", "")
+        if gob.byte_length(address) > MAX_ADDRESS_BYTES:
+            raise gob.GobError(f"address of {gob.byte_length(address)} bytes")
+        if remote not in (NO_PEER, name):
+            links[remote] = Link(
+                remote, address, connection.get("Outbound", False), connection.get("Established", False)
+            )
+    return tuple(links.values())
 
 
 def _name(struct: dict[str, bytes]) -> PeerName:
