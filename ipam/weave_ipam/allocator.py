@@ -231,8 +231,16 @@ class Allocator:
             raise Unserved(self.reason(request))
         if len(self._pending) >= MAX_PENDING:
             raise Unserved(f"{MAX_PENDING} requests for addresses are waiting already")
+        if isinstance(request, Claim) and request.patient and self._is_asked_already(request):
+            self._done(request)
+            return
         self._pending.append(request)
         self._try(request, now)
+
+    def _is_asked_already(self, claim: Claim) -> bool:
+        """Whether the same patient claim goes on already."""
+        key = (claim.identifier, claim.lease)
+        return any(isinstance(other, Claim) and (other.identifier, other.lease) == key for other in self._pending)
 
     def give_up(self, request: Request) -> None:
         """The asker has gone."""
@@ -240,9 +248,19 @@ class Allocator:
             self._pending.remove(request)
 
     def release(self, identifier: str, address: int | None, now: float) -> list[Lease]:
-        """Free one address of an identifier, or all. Raises `NotFound`."""
+        """Free one address of an identifier, or all, and claim them no longer. Raises `NotFound`."""
+        withdrawn = [
+            request
+            for request in self._pending
+            if isinstance(request, Claim)
+            and request.identifier == identifier
+            and address in (None, request.lease.address)
+        ]
+        for request in withdrawn:
+            self._pending.remove(request)
+            self._done(request, None if request.answered else Unserved("the address was released"))
         gone = self.leases.remove(identifier, address, now)
-        if not gone:
+        if not gone and not withdrawn:
             if address is None:
                 raise NotFound(f"no addresses for {identifier}")
             raise NotFound(f"address {self.universe.address(address)} not found for {identifier}")
@@ -360,6 +378,7 @@ class Allocator:
                 self._ask_for_space(request, now)
                 return
             request.lease = Lease(address, request.subnet.prefixlen)
+            request.recorded = True
             self._record(request.identifier, request.lease, container=request.container)
             self._done(request)
 
@@ -444,6 +463,7 @@ class Allocator:
         inside = self.universe.contains(lease.address)
         if holder is None:
             if inside or identifier != ANONYMOUS:
+                request.recorded = True
                 self._record(identifier, lease, container=request.container)
         elif identifier not in (holder, ANONYMOUS):
             if holder == own_text:

@@ -24,6 +24,8 @@ class Request:
     answered: bool = False
     """Whether result or error are there; the asker is told when what it depends on is stored."""
     error: IpamError | None = None
+    recorded: bool = False
+    """Whether it made a new record: taken back where the asker has gone before it knew."""
 
 
 @dataclass(eq=False, kw_only=True)

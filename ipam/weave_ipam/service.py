@@ -346,12 +346,23 @@ class Ipam:
             self._allocator.submit(request, trio.current_time())
             self._wake()
             await done.wait()
+        except trio.Cancelled:
+            self._take_back(request)
+            raise
         finally:
             del self._waiting[request]
-            if not request.answered:
-                self._allocator.give_up(request)
         if request.error is not None:
             raise request.error
+
+    def _take_back(self, request: Request) -> None:
+        """The asker has gone and does not know the answer."""
+        if not request.answered:
+            self._allocator.give_up(request)
+        elif request.recorded and isinstance(request, Allocation | Claim) and request.lease is not None:
+            holder = self._allocator.leases.holder(request.lease.address)
+            if holder is not None:
+                self._allocator.release(holder, request.lease.address, trio.current_time())
+                self._wake()
 
     def _interface(self, lease: Lease) -> Interface:
         return ip_interface((self.settings.universe.address(lease.address), lease.prefix))

@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from weave_net.api_access import SOCKET_ONLY_TEXT, Access, Gate
+from weave_net.api_access import READ_ONLY_TEXT, SOCKET_ONLY_TEXT, Access, Gate
 from weave_net.api_messages import (
     STATUS_OF_ERRORS,
     JsonResponse,
@@ -93,7 +93,7 @@ class Api:
             *IpamApi(self._ipam).paths(),
         ]
         routes = [
-            Route(path, handler if needed is not Access.LOCAL or access is Access.LOCAL else _refuse, methods=methods)
+            Route(path, handler if needed <= access else _refusal(needed), methods=methods)
             for path, methods, handler, needed in paths
         ]
         application = Starlette(
@@ -170,7 +170,8 @@ class Api:
         check_key(attachment_id, interface)
         if request.method == "PUT":
             wanted = AttachmentRequest.from_json(await read_json(request))
-            return JsonResponse((await self._attachments.put(attachment_id, interface, wanted)).to_json())
+            made = await self._attachments.put(attachment_id, interface, wanted)
+            return JsonResponse({**made.to_json(), "given": list(made.given)})
         if request.method == "DELETE":
             addresses = tuple(parse_detached_address(text) for text in request.query_params.getlist("address"))
             removed = await self._attachments.delete(attachment_id, interface, addresses)
@@ -196,8 +197,11 @@ class Api:
         return await trio.to_thread.run_sync(call, limiter=self._renderers)
 
 
-async def _refuse(_: Request) -> Response:
-    raise HTTPException(403, SOCKET_ONLY_TEXT)
+def _refusal(needed: Access) -> Callable[[Request], Awaitable[Response]]:
+    async def refuse(_: Request) -> Response:
+        raise HTTPException(403, SOCKET_ONLY_TEXT if needed is Access.LOCAL else READ_ONLY_TEXT)
+
+    return refuse
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ interface, the store remembers it, and `Attachments` keeps the two in step:
   fails, the record is put back. Addresses are freed last.
 - A container that ends without a word keeps its addresses for a while (`GRACE_S`), then they are freed.
 
-Changes of one attachment wait for each other; different ones do not.
+Changes of one id's attachments wait for each other; those of different ids do not.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Attachment:
     multicast_route: bool
     holder: str = ""
     """The identifier under which the allocator records the addresses: the id, unless that has another interface."""
+    given: tuple[str, ...] = ()
+    """For each wish of the last request its address; not stored."""
 
     @property
     def host_interface(self) -> str:
@@ -78,7 +80,7 @@ class Attachment:
     def to_json(self) -> dict[str, Any]:
         """What the HTTP API answers."""
         values = asdict(self)
-        del values["namespace_identity"], values["holder"]
+        del values["namespace_identity"], values["holder"], values["given"]
         return {**values, "addresses": list(self.addresses), "host_interface": self.host_interface}
 
 
@@ -108,7 +110,7 @@ class Attachments:
         self._addresses = addresses
         self._known: dict[tuple[str, str], Attachment] = {}
         self._missing: dict[tuple[str, str], float] = {}
-        self._locks: dict[tuple[str, str], tuple[trio.Lock, int]] = {}
+        self._locks: dict[str, tuple[trio.Lock, int]] = {}
 
     async def adopt(self) -> None:
         """Take up what an earlier daemon stored; call it once, when the bridge is there.
@@ -151,23 +153,28 @@ class Attachments:
         lives in another one or an address belongs to somebody else, `DaemonError` where no address is to be had,
         `HostError` and `StoreError`.
         """
-        async with self._locked(attachment_id, interface):
+        async with self._locked(attachment_id):
             holder = self._holder(attachment_id, interface)
             known = self._known.get((attachment_id, interface))
-            had = () if known is None else known.addresses
             if self._identify(request.netns) is None:
                 raise AttachmentError(f"there is no network namespace at {request.netns}")
             reserved = await self._addresses.reserve(holder, request.addresses)
             try:
                 with self._uninterrupted(attachment_id, interface):
-                    made = await self._make(attachment_id, interface, replace(request, addresses=reserved), holder)
-                    # What a container had before it was started anew.
-                    await self._addresses.release(holder, [text for text in had if text not in made.addresses])
-                    return made
+                    concrete = replace(request, addresses=reserved.given)
+                    made = await self._make(attachment_id, interface, concrete, holder)
+                    if known is not None:  # what a container had before it was started anew is free
+                        await self._release_unless_kept(known, made)
+                    return replace(made, given=reserved.given)
             except BaseException:
                 with trio.CancelScope(shield=True):
-                    await self._addresses.release(holder, [text for text in reserved if text not in had])
+                    await self._addresses.release(holder, reserved.new)
                 raise
+
+    async def _release_unless_kept(self, before: Attachment, after: Attachment | None) -> None:
+        kept = set() if after is None else {ip_interface(text).ip for text in after.addresses}
+        gone = [text for text in before.addresses if ip_interface(text).ip not in kept]
+        await self._addresses.release(before.holder or before.id, gone)
 
     async def _make(self, attachment_id: str, interface: str, request: AttachmentRequest, holder: str) -> Attachment:
         identity = self._identify(request.netns)
@@ -179,12 +186,17 @@ class Attachments:
                 f"{interface} of {attachment_id} has the MAC address {known.mac}; detach it first to change that"
             )
         before = () if known is None else known.addresses
+        present = {ip_interface(text).ip for text in before}
+        added: dict[Any, str] = {}
+        for text in request.addresses:  # an address is there once, however its subnet is written
+            if ip_interface(text).ip not in present:
+                added.setdefault(ip_interface(text).ip, text)
         wanted = Attachment(
             id=attachment_id,
             interface=interface,
             netns=request.netns,
             namespace_identity=identity,
-            addresses=(*before, *(text for text in request.addresses if text not in before)),
+            addresses=(*before, *added.values()),
             mac=request.mac or ("" if known is None else known.mac),
             mtu=request.mtu or (self._mtu if known is None else known.mtu),
             owner=request.owner if known is None else known.owner,
@@ -203,7 +215,7 @@ class Attachments:
 
         Returns what was removed, as `address/len`. What is gone already is no error. Raises `HostError`, `StoreError`.
         """
-        async with self._locked(attachment_id, interface):
+        async with self._locked(attachment_id):
             with self._uninterrupted(attachment_id, interface):
                 return await self._delete(attachment_id, interface, addresses)
 
@@ -217,7 +229,8 @@ class Attachments:
         left = tuple(text for text in known.addresses if text not in unwanted)
         if addresses and not unwanted:
             return ()
-        await self._store_change(known, replace(known, addresses=left) if left else None)
+        remaining = replace(known, addresses=left) if left else None
+        await self._store_change(known, remaining)
         try:
             # The namespace may have gone and its path may lead to another one by now.
             netns = known.netns if self._identify(known.netns) == known.namespace_identity else None
@@ -225,7 +238,7 @@ class Attachments:
         except HostError:
             await self._store_change(known, known)
             raise
-        await self._addresses.release(known.holder or known.id, unwanted)
+        await self._release_unless_kept(known, remaining)
         return unwanted
 
     async def run(self) -> None:
@@ -239,20 +252,28 @@ class Attachments:
                 if self._identify(attachment.netns) != attachment.namespace_identity
             }
             self._missing = gone
-            for (attachment_id, interface), since in list(gone.items()):
+            for key, since in list(gone.items()):
                 if now - since >= GRACE_S:
-                    _log.info("%s of %s: its namespace is gone", interface, attachment_id)
-                    try:
-                        await self.delete(attachment_id, interface)
-                    except (HostError, StoreError, DaemonError) as error:
-                        _log.warning("%s of %s cannot be removed: %s", interface, attachment_id, error)
+                    await self._remove_dead(*key)
+
+    async def _remove_dead(self, attachment_id: str, interface: str) -> None:
+        async with self._locked(attachment_id):
+            attachment = self._known.get((attachment_id, interface))
+            if attachment is None or self._identify(attachment.netns) == attachment.namespace_identity:
+                return  # it was removed or made anew while we waited
+            _log.info("%s of %s: its namespace is gone", interface, attachment_id)
+            try:
+                with self._uninterrupted(attachment_id, interface):
+                    await self._delete(attachment_id, interface, ())
+            except (HostError, StoreError, DaemonError) as error:
+                _log.warning("%s of %s cannot be removed: %s", interface, attachment_id, error)
 
     def _holder(self, attachment_id: str, interface: str) -> str:
         known = self._known.get((attachment_id, interface))
         if known is not None:
             return known.holder or known.id
         others = {attachment.holder or attachment.id for attachment in self._known.values()}
-        return f"{attachment_id}/{interface}" if attachment_id in others else attachment_id
+        return f"{attachment_id}@{interface}" if attachment_id in others else attachment_id
 
     def _current(self, attachment_id: str, interface: str, identity: str) -> Attachment | None:
         known = self._known.get((attachment_id, interface))
@@ -279,6 +300,8 @@ class Attachments:
 
     async def _store_change(self, key: Attachment, value: Attachment | None) -> None:
         record = None if value is None else {**asdict(value), "addresses": list(value.addresses)}
+        if record is not None:
+            del record["given"]
         await self._store.write({f"{KEY_PREFIX}{key.id}/{key.interface}": record})
         if value is None:
             self._known.pop((key.id, key.interface), None)
@@ -298,18 +321,17 @@ class Attachments:
         )
 
     @asynccontextmanager
-    async def _locked(self, attachment_id: str, interface: str) -> AsyncIterator[None]:
-        """Hold the attachment's lock."""
-        key = (attachment_id, interface)
-        lock, users = self._locks.get(key, (trio.Lock(), 0))
-        self._locks[key] = (lock, users + 1)
+    async def _locked(self, attachment_id: str) -> AsyncIterator[None]:
+        """Hold the lock of all interfaces of one id."""
+        lock, users = self._locks.get(attachment_id, (trio.Lock(), 0))
+        self._locks[attachment_id] = (lock, users + 1)
         try:
             async with lock:
                 yield
         finally:
-            lock, users = self._locks.pop(key)
+            lock, users = self._locks.pop(attachment_id)
             if users > 1:
-                self._locks[key] = (lock, users - 1)
+                self._locks[attachment_id] = (lock, users - 1)
 
     @contextmanager
     def _uninterrupted(self, attachment_id: str, interface: str) -> Iterator[None]:

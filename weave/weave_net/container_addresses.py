@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from ipaddress import ip_interface, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -26,28 +26,37 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+class Reserved(NamedTuple):
+    """What a request for addresses has come to."""
+
+    given: tuple[str, ...]
+    """An address for each wish, in their order."""
+    new: tuple[str, ...]
+    """Those that were not recorded before."""
+
+
 class ContainerAddresses:
     """`ipam`: None where allocation is off; then only concrete addresses can be had, and nobody keeps a record."""
 
     def __init__(self, ipam: Ipam | None) -> None:
         self._ipam = ipam
 
-    async def reserve(self, holder: str, wanted: Iterable[str]) -> tuple[str, ...]:
+    async def reserve(self, holder: str, wanted: Iterable[str]) -> Reserved:
         """The concrete addresses, recorded for the holder; what is recorded already stays.
 
         Raises `AttachmentError` for what makes no sense, `AttachmentConflict` for an address of somebody else,
         `DaemonError` where none is to be had now. Then nothing new is recorded.
         """
         before = self._recorded(holder)
-        reserved: list[str] = []
+        given: list[str] = []
         try:
             for text in wanted:
-                reserved.append(await self._reserve_one(holder, text))
+                given.append(await self._reserve_one(holder, text))
         except BaseException:
             with trio.CancelScope(shield=True):
-                await self.release(holder, [text for text in reserved if ip_interface(text).ip not in before])
+                await self.release(holder, [text for text in given if ip_interface(text).ip not in before])
             raise
-        return tuple(dict.fromkeys(reserved))
+        return Reserved(tuple(given), tuple(text for text in given if ip_interface(text).ip not in before))
 
     async def _reserve_one(self, holder: str, text: str) -> str:
         ipam = self._ipam

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_ipam.service import Ipam
-from weave_ipam.settings import DEFAULT_RANGE
 from weave_net.api import Api
 from weave_net.api_access import Access
 from weave_net.attachments import Attachments
@@ -199,7 +198,7 @@ async def _open_ipam(settings: DaemonSettings, router: Router, store: Store, fac
     clash = next((route for route in facts.routes if route.overlaps(allocation.network)), None)
     if clash is not None:
         text = f"the range {allocation.network} overlaps the route {clash} of this host"
-        if settings.ipalloc_range == DEFAULT_RANGE:
+        if not settings.ipalloc_range_given:
             raise SettingsError(f"{text}; give another one with --ipalloc-range, the same on all hosts")
         _log.warning("%s: containers cannot reach what is behind that route, or the other way round", text)
     ipam = Ipam(allocation, router.mesh, store, random=random.SystemRandom(), clock=time.time)

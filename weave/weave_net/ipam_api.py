@@ -49,11 +49,11 @@ class IpamApi:
             ("/ip/{id}", ["GET", "POST", "DELETE"], self.identifier, Access.READ),
             ("/ip/{id}/{address}", ["DELETE"], self.release, Access.CONTROL),
             ("/ip/{id}/{address}/{length}", ["GET", "POST", "PUT"], self.subnet, Access.READ),
-            ("/ring", ["GET"], self.ring, Access.READ),
+            ("/ring", ["GET"], self.ring, Access.CONTROL),
             ("/ipinfo/defaultsubnet", ["GET"], self.default_subnet, Access.READ),
             ("/ipinfo/tracker", ["GET"], self.tracker, Access.READ),
             ("/peer", ["DELETE"], self.leave, Access.LOCAL),
-            ("/peer/{id}", ["DELETE"], self.remove_peer, Access.CONTROL),
+            ("/peer/{id:path}", ["DELETE"], self.remove_peer, Access.CONTROL),
         ]
 
     @property
@@ -99,6 +99,8 @@ class IpamApi:
         """Look up or allocate in a subnet, or claim an address."""
         self._check()
         address, length = request.path_params["address"], request.path_params["length"]
+        if not length.isdecimal():
+            raise HTTPException(400, f"invalid CIDR address: {address}/{length}")
         if request.method == "PUT":
             return await self._claim(request, f"{address}/{length}")
         subnet = _subnet(f"{address}/{length}")

@@ -67,6 +67,8 @@ class DaemonSettings:
     resume: bool = False
     ipalloc_range: str = DEFAULT_RANGE
     """Empty turns address allocation off."""
+    ipalloc_range_given: bool = False
+    """Whether the operator chose it; else it must not overlap a route of the host."""
     ipalloc_default_subnet: str = ""
     """Empty means the range."""
     ipalloc_init: str = ""

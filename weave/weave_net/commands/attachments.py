@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface, ip_network
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from weave_net.attachment_request import (
     DEFAULT_SUBNET,
-    SUBNET_PREFIX,
     check_key,
     check_mac,
     parse_detached_address,
@@ -22,6 +21,9 @@ from weave_net.namespaces import absolute_namespace_path, default_attachment_id
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+
+_CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 def _attachment_options(function: Function) -> Function:
@@ -72,7 +74,7 @@ def attach(
         body["mtu"] = mtu
     with daemon_client(ctx, run_dir) as client:
         made = client.put_attachment(key, interface, body)
-    click.echo(_plain(_concrete(wanted, made["addresses"])))
+    click.echo(_plain(dict.fromkeys(made["given"])))
 
 
 @click.command(cls=WeaveCommand)
@@ -106,14 +108,18 @@ def detach(
 def ps(ctx: click.Context, containers: tuple[str, ...], run_dir: Path | None) -> None:
     """List what is attached to the network: id, MAC address and addresses.
 
-    By default all attachments of this host, else those named; long ids may be cut to 12 characters.
+    By default all attachments of this host, else those named. Ids of containers are cut to 12 characters.
     """
     with daemon_client(ctx, run_dir) as client:
         attachments = client.attachments()
     for attachment in attachments:
-        name: str = attachment["id"]
-        if not containers or any(name == text or (len(text) >= 12 and name.startswith(text)) for text in containers):
-            click.echo(" ".join([name[:12], attachment["mac"], *attachment["addresses"]]))
+        name = _shown(attachment["id"])
+        if not containers or not {name, attachment["id"]}.isdisjoint(containers):
+            click.echo(" ".join([name, attachment["mac"], *attachment["addresses"]]))
+
+
+def _shown(attachment_id: str) -> str:
+    return attachment_id[:12] if _CONTAINER_ID.fullmatch(attachment_id) else attachment_id
 
 
 def _identify(netns: str, interface: str, attachment_id: str | None) -> tuple[str, str]:
@@ -130,20 +136,6 @@ def _address(text: str) -> str:
         if "/" in text or ":" in text or text.replace(".", "").isdigit():
             raise
         raise AttachmentError(f"{error}; a container is named by --netns PATH") from error
-
-
-def _concrete(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
-    """The addresses that were asked for; for a subnet, those that are inside."""
-    concrete: dict[str, None] = {}
-    for text in wanted:
-        if not text.startswith(SUBNET_PREFIX):
-            concrete[text] = None
-        elif text == DEFAULT_SUBNET:
-            concrete.update(dict.fromkeys(present))
-        else:
-            subnet = ip_network(text.removeprefix(SUBNET_PREFIX))
-            concrete.update(dict.fromkeys(entry for entry in present if ip_interface(entry).ip in subnet))
-    return list(concrete)
 
 
 def _plain(addresses: Iterable[str]) -> str:

@@ -153,7 +153,8 @@ def launch(ctx: click.Context, /, **flags: Any) -> None:
     and 'forget'; other ones replace them.
     """
     directories = locations_of(ctx, flags["state_dir"], flags["run_dir"])
-    settings = _settings(directories, flags)
+    default = click.core.ParameterSource.DEFAULT
+    settings = _settings(directories, flags, range_given=ctx.get_parameter_source("ipalloc_range") is not default)
     unused = without_effect(ctx)
     if unused:
         click.echo(f"no effect in this release: {', '.join(unused)}", err=True)
@@ -168,7 +169,7 @@ def launch(ctx: click.Context, /, **flags: Any) -> None:
     launcher.launch_in_background(settings, settings.log_file or directories.log, launcher.DAEMON_COMMAND)
 
 
-def _settings(directories: Directories, flags: dict[str, Any]) -> DaemonSettings:
+def _settings(directories: Directories, flags: dict[str, Any], *, range_given: bool) -> DaemonSettings:
     if flags["resume"] and flags["peers"]:
         raise SettingsError("--resume means the peers of last time; name no peers with it")
     log_file = None if flags["log_file"] is None else Path(os.path.abspath(flags["log_file"]))  # noqa: PTH100
@@ -190,6 +191,7 @@ def _settings(directories: Directories, flags: dict[str, Any]) -> DaemonSettings
         peers=check_peers(flags["peers"]),
         resume=flags["resume"],
         ipalloc_range=flags["ipalloc_range"],
+        ipalloc_range_given=range_given,
         ipalloc_default_subnet=flags["ipalloc_default_subnet"],
         ipalloc_init=flags["ipalloc_init"],
         http_address=parse_http_address(
