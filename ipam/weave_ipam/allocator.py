@@ -227,9 +227,9 @@ class Allocator:
         """Serve a request now or later; see `Request.answered`. Raises `IpamError` where it makes no sense."""
         if isinstance(request, Allocation) and not range_of(request.subnet).overlaps(self.universe):
             raise SettingsError(f"range {request.subnet} out of bounds: {self.settings.network}")
-        if self._left:
+        if self._left and not isinstance(request, Prime):
             raise Unserved(self.reason(request))
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= MAX_PENDING and not isinstance(request, Prime):
             raise Unserved(f"{MAX_PENDING} requests for addresses are waiting already")
         if isinstance(request, Claim) and request.patient and self._is_asked_already(request):
             self._done(request)

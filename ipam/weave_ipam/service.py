@@ -209,6 +209,11 @@ class Ipam:
         leases = record.leases if record else []
         return tuple(self._interface(lease) for lease in leases if inside.contains(lease.address))
 
+    def containers(self) -> tuple[str, ...]:
+        """The identifiers that were asked for as containers."""
+        records = self._allocator.leases.records
+        return tuple(identifier for identifier, record in records.items() if record.container)
+
     def owned(self) -> dict[str, tuple[Interface, ...]]:
         """All addresses that are recorded here, by identifier."""
         records = self._allocator.leases.records

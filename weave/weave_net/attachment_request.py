@@ -66,8 +66,8 @@ def check_key(attachment_id: str, interface: str) -> None:
     """Whether these may name an attachment. Raises `AttachmentError`."""
     if len(attachment_id) > MAX_TEXT or not _ID.fullmatch(attachment_id):
         raise AttachmentError(f"{attachment_id!r} is no attachment id (letters, digits and _ . : - are allowed)")
-    if attachment_id == "_" or attachment_id.startswith("weave:"):
-        raise AttachmentError(f"{attachment_id!r} has a meaning of its own; choose another attachment id")
+    if attachment_id == "_":
+        raise AttachmentError("'_' means nobody; choose another attachment id")
     if not _INTERFACE.fullmatch(interface):
         raise AttachmentError(f"{interface!r} is no interface name (15 letters, digits, _ . - at most)")
 

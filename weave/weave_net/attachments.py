@@ -137,6 +137,7 @@ class Attachments:
                     await self._host.attach(self._veth_request(attachment, attachment.addresses))
                 except HostError as error:
                     _log.warning("%s of %s cannot be made again: %s", attachment.interface, attachment.id, error)
+        await self._addresses.free_all_but({known.holder or known.id for known in self._known.values()})
 
     def list(self) -> tuple[Attachment, ...]:
         """All attachments, sorted by id and interface."""

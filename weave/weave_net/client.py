@@ -25,6 +25,7 @@ ANSWER_LIMIT_S = 30.0
 QUICK_LIMIT_S = 3.0
 """For questions whose only purpose is to find out whether the daemon answers."""
 
+_NOT_YET = 503
 _UNUSED_BY_HTTPX = ("httpx._main", "trio", "anyio", "h2", "rich", "pygments")
 
 
@@ -73,7 +74,14 @@ class DaemonClient:
 
     def prime(self) -> None:
         """Wait, for as long as it takes, until addresses can be allocated."""
-        self._request("GET", "/ring", timeout=None)
+        while True:
+            try:
+                self._request("GET", "/ring", timeout=None)
+            except ApiError as error:
+                if error.status == _NOT_YET:
+                    continue
+                raise
+            return
 
     def remove_peer(self, peer: str, *, also: Sequence[str] = (), force: bool = False) -> str:
         """Take over what a peer owned that is gone, as others are `also`; what the daemon says."""

@@ -18,7 +18,7 @@ from weave_net.attachment_request import DEFAULT_SUBNET, SUBNET_PREFIX
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from weave_ipam.ranges import Address
     from weave_ipam.service import Ipam
@@ -63,12 +63,12 @@ class ContainerAddresses:
         try:
             if not text.startswith(SUBNET_PREFIX):
                 if ipam is not None:
-                    await ipam.claim(holder, ip_interface(text), patient=True)
+                    await ipam.claim(holder, ip_interface(text), container=True, patient=True)
                 return text
             if ipam is None:
                 raise AttachmentError(f"{text}: address allocation is off; give an address as ADDRESS/LEN")
             subnet = None if text == DEFAULT_SUBNET else ip_network(text.removeprefix(SUBNET_PREFIX))
-            return str(await ipam.allocate(holder, subnet))
+            return str(await ipam.allocate(holder, subnet, container=True))
         except AddressInUse as error:
             raise AttachmentConflict(str(error)) from error
         except SettingsError as error:
@@ -81,9 +81,16 @@ class ContainerAddresses:
         for text in addresses:
             if self._ipam is not None:
                 try:
-                    await self._ipam.claim(holder, ip_interface(text), patient=True)
+                    await self._ipam.claim(holder, ip_interface(text), container=True, patient=True)
                 except IpamError as error:
                     _log.warning("%s uses %s, which is not its own: %s", holder, text, error)
+
+    async def free_all_but(self, holders: Container[str]) -> None:
+        """At start: free what was recorded for attachments that were then not made, because of a crash."""
+        if self._ipam is not None:
+            for identifier in self._ipam.containers():
+                if identifier not in holders:
+                    await self._ipam.release(identifier)
 
     async def release(self, holder: str, addresses: Iterable[str]) -> None:
         """Free these addresses of the holder; what is free already is no error."""

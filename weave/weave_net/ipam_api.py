@@ -110,10 +110,11 @@ class IpamApi:
 
     async def _allocate(self, request: Request, subnet: Network | None) -> Response:
         ipam, form = self._ipam, await read_form(request)
-        container, wait = truth_value(form, "check-alive"), _wait(form)
+        truth_value(form, "check-alive")  # no container engine is asked so far
+        wait = _wait(form)
         try:
             address = await _while_connected(
-                request, lambda: ipam.allocate(request.path_params["id"], subnet, wait=wait, container=container)
+                request, lambda: ipam.allocate(request.path_params["id"], subnet, wait=wait)
             )
         except SettingsError as error:
             raise HTTPException(400, str(error)) from error
@@ -121,7 +122,8 @@ class IpamApi:
 
     async def _claim(self, request: Request, text: str) -> Response:
         ipam, form = self._ipam, await read_form(request)
-        container, patient, wait = truth_value(form, "check-alive"), truth_value(form, "noErrorOnUnknown"), _wait(form)
+        truth_value(form, "check-alive")
+        patient, wait = truth_value(form, "noErrorOnUnknown"), _wait(form)
         try:
             address = ip_interface(text)
         except ValueError as error:
@@ -131,7 +133,7 @@ class IpamApi:
         try:
             await _while_connected(
                 request,
-                lambda: ipam.claim(request.path_params["id"], address, wait=wait, container=container, patient=patient),
+                lambda: ipam.claim(request.path_params["id"], address, wait=wait, patient=patient),
             )
         except AddressInUse as error:
             raise HTTPException(400, f"Unable to claim: {error}") from error
@@ -140,7 +142,7 @@ class IpamApi:
     async def ring(self, request: Request) -> Response:
         """Wait until there is a ring."""
         ipam, form = self._ipam, await read_form(request)
-        wait = _wait(form, float("inf"))
+        wait = _wait(form, MAX_WAIT_S)
         await _while_connected(request, lambda: ipam.prime(wait=wait))
         return Response(status_code=200)
 
@@ -164,6 +166,8 @@ class IpamApi:
         if self._maybe is None:
             return PlainTextResponse("")
         text = request.path_params["id"]
+        if not text:
+            raise HTTPException(404, "which peer?")
         form = await read_form(request)
         force = truth_value(form, "force")
         gained = await self._maybe.remove_peer(text, also=form.get("also", []), force=force)

@@ -15,6 +15,7 @@ and whatever the bytes, `GobError` is the only exception that leaves the decoder
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from weave_router.errors import ProtocolError
@@ -462,8 +463,13 @@ class EncodedElements(list[bytes]):
 def encode_element(schema: Schema, value: Any) -> bytes:
     """A value as it stands inside another one: where the same elements are sent often, they are encoded once."""
     body = bytearray()
-    Encoder()._writer(schema)(body, value)
+    _element_writer(schema)(body, value)
     return bytes(body)
+
+
+@lru_cache(maxsize=64)
+def _element_writer(schema: Schema) -> Writer:
+    return Encoder()._writer(schema)
 
 
 @dataclass(slots=True)
