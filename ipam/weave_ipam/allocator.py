@@ -22,7 +22,7 @@ from weave_ipam.leases import Lease, Leases, Record, block_to_give
 from weave_ipam.messages import Kind, State
 from weave_ipam.ranges import SMALLEST_SUBNET, AddressRange, hosts_of, largest_block, range_of
 from weave_ipam.requests import ANONYMOUS, Allocation, Claim, Prime, Request
-from weave_ipam.ring import VERSION_OF_TRANSFER, Ring
+from weave_ipam.ring import Ring
 from weave_ipam.settings import Mode
 from weave_router.wire.peer_name import PeerName, format_peer_name
 
@@ -144,6 +144,7 @@ class Allocator:
         self._changed_leases: set[str] = set()
         self._ring_changed = True
         self._own: list[AddressRange] = []
+        self._unseen: set[int] = set()  # tokens of entries whose version nobody else has seen yet
         self._pending: list[Request] = []
         self._asked: dict[AddressRange, _Asked] = {}
         self._denied: dict[tuple[PeerName, AddressRange], tuple[float, int]] = {}
@@ -193,6 +194,8 @@ class Allocator:
 
     def state(self) -> State:
         """What others are told, as of now."""
+        if not self.confirmed:
+            return State(self.nicknames)  # what we believe to own may be others' by now
         if self.ring:
             return State(self.nicknames, ring=self.ring)
         if self._election is not None:
@@ -200,6 +203,10 @@ class Allocator:
         if self.settings.beginning.mode is Mode.OBSERVER:
             return State(self.nicknames, claims=self._heard or None)
         return State(self.nicknames, claims={})
+
+    def told(self) -> None:
+        """Somebody is being told our ring."""
+        self._unseen.clear()
 
     def take_effects(self) -> list[Effect]:
         """What is to be done once the changes are stored."""
@@ -515,7 +522,7 @@ class Allocator:
         theirs.check()
         newer = {entry.token: entry.version for entry in theirs.entries}
         for index, entry in enumerate(self.ring.entries):
-            if entry.peer != self.ourselves or newer.get(entry.token, 0) < entry.version + VERSION_OF_TRANSFER // 2:
+            if entry.peer != self.ourselves or newer.get(entry.token, 0) <= entry.version:
                 continue
             for stretch in self.ring.stretches(index):
                 for address in list(self.leases.used_in(stretch)):
@@ -532,7 +539,9 @@ class Allocator:
         """Another owner has told that nobody took over what is ours, or the ring tells that somebody did."""
         if not self.confirmed:
             self.confirmed = True
+            self._ring_changed = True
             self._recount_all()
+            self._effects.append(Broadcast())
             self._retry(now)
 
     def other_owners(self) -> list[PeerName]:
@@ -785,5 +794,9 @@ class Allocator:
         for end in (subnet.start, subnet.end - 1):  # never given out, so of no use to anybody
             if self.leases.holder(end) is None and any(stretch.contains(end) for stretch in stretches):
                 used += 1
-        if self.ring.report_free(index, self.ring.size(index) - used):
+        # One version for all that happens between two messages: a peer that takes over one that is gone raises the
+        # last version that it heard of by 100, and must come out above what the other has stored.
+        token = self.ring.entries[index].token
+        if self.ring.report_free(index, self.ring.size(index) - used, raise_version=token not in self._unseen):
             self._ring_changed = True
+            self._unseen.add(token)

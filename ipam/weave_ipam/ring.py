@@ -201,12 +201,13 @@ class Ring:
                 self.entries[index] = entry._replace(peer=taker, version=_raised(entry.version, VERSION_OF_TRANSFER))
         return moved
 
-    def report_free(self, index: int, free: int) -> bool:
+    def report_free(self, index: int, free: int, *, raise_version: bool = True) -> bool:
         """Set the number of free addresses of an entry of ours; False if it is that already."""
         entry = self.entries[index]
         if entry.free == free:
             return False
-        self.entries[index] = entry._replace(free=free, version=_raised(entry.version))
+        version = _raised(entry.version) if raise_version else entry.version
+        self.entries[index] = entry._replace(free=free, version=version)
         return True
 
     def _insert(self, entry: Entry) -> int:

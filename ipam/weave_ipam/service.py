@@ -445,6 +445,7 @@ class Ipam:
         clock = int(self._clock())
         if self._encoded is None or self._encoded[0] != clock:
             self._encoded = (clock, encode_state(self._told, clock))
+            self._allocator.told()
         return self._encoded[1]
 
     def receive(self, source: PeerName, payload: bytes, carrier: Carrier, now: float) -> None:

@@ -184,6 +184,24 @@ async def test_who_was_removed_gives_nothing_out_when_it_is_back(hosts: Hosts) -
 
 
 @among_four
+async def test_what_a_peer_did_unheard_before_it_was_gone_does_not_make_it_owner_again(hosts: Hosts) -> None:
+    for number in range(150):
+        await hosts.ipams[4].allocate(f"short{number}")
+        await hosts.ipams[4].release(f"short{number}")
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    await hosts.ipams[1].remove_peer("node 4")
+    for number in range(100):  # more than it had of its own
+        await hosts.ipams[1].allocate(f"new{number}")
+    await hosts.start(4)
+    taken = {address for addresses in hosts.ipams[1].owned().values() for address in addresses}
+    assert await hosts.ipams[4].allocate("after", wait=60) not in taken
+    await trio.sleep(40)
+    assert hosts.shares(1) == hosts.shares(2) == hosts.shares(4)
+    assert not any(hosts.ipams[number].status().conflicts for number in (1, 2, 3, 4))
+
+
+@among_four
 async def test_who_was_away_but_not_removed_goes_on(hosts: Hosts) -> None:
     before = hosts.ipams[4].owned()
     await hosts.crash(4)
