@@ -136,6 +136,7 @@ class Allocator:
         self.leases = Leases(self.universe)
         self._voter = Voter(ourselves, uid)
         self._election: Election | None = None
+        self._stored_claims: Claims | None = None
         self._heard: dict[Voter, Claims] = {}  # claims that an observer passes on
         self._peers = peers
         self._random = random
@@ -160,6 +161,12 @@ class Allocator:
         self._recount_all()
 
     def _restore(self, stored: Stored) -> None:
+        if stored.election is not None:  # what we have promised holds over restarts
+            self._voter, claims = stored.election
+            if not stored.entries:
+                self._election = Election(self._voter)
+                self._election.claims[self._voter] = claims
+            self._stored_claims = claims
         self.nicknames = {**stored.nicknames, **self.nicknames}
         self.ring = Ring(self.universe, self.ourselves, stored.entries, stored.seeds)
         self.ring.check()
@@ -185,7 +192,7 @@ class Allocator:
         """Of the election: how many voters make a decision, and how many are known."""
         if self._election is None or self._election.quorum is None:
             return 0, 0
-        return self._election.quorum, len(self._election.claims)
+        return self._election.quorum, self._election.known
 
     @property
     def pending(self) -> tuple[Request, ...]:
@@ -227,6 +234,14 @@ class Allocator:
         """Records that changed since the last call; None for those that ended."""
         changed, self._changed_leases = self._changed_leases, set()
         return {identifier: self.leases.records.get(identifier) for identifier in sorted(changed)}
+
+    def take_claims_change(self) -> tuple[Voter, Claims | None] | None:
+        """What we have said in the election, if that is new; no claims once there is a ring."""
+        claims = self._election.own if self._election is not None else None
+        if claims == self._stored_claims:
+            return None
+        self._stored_claims = claims
+        return self._voter, claims
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

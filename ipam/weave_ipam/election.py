@@ -55,6 +55,16 @@ class Election:
         self.quorum = quorum
         self.claims: dict[Voter, Claims] = {}
 
+    @property
+    def own(self) -> Claims | None:
+        """What we have said: to be stored before it is told, and kept over restarts (ipam.md section 17, rule 8)."""
+        return self.claims.get(self.ourselves)
+
+    @property
+    def known(self) -> int:
+        """How many peers are known to vote."""
+        return len({voter.name for voter in self.claims})
+
     def learn(self, heard: Mapping[Voter, Claims]) -> bool:
         """Take over what is newer of others' claims; whether anything was."""
         changed = False
@@ -99,8 +109,10 @@ class Election:
         return ours != before
 
     def _try_to_accept_own(self, ours: Claims) -> Claims:
+        # A peer has one voice, however many lives of it are known; Weave Net gives it one for each life.
         promised = [claims for claims in self.claims.values() if claims.promise == ours.promise]
-        if self.quorum is None or len(promised) < self.quorum:
+        peers = {voter.name for voter, claims in self.claims.items() if claims.promise == ours.promise}
+        if self.quorum is None or len(peers) < self.quorum:
             return ours
         best = max(promised, key=lambda claims: claims.accepted)
         if best.accepted.round:
@@ -112,14 +124,15 @@ class Election:
         """The value on which there is consensus, if there is.
 
         Weave Net counts who has accepted a value of one origin, in whatever round; then two values can be decided when
-        states get lost. Counted are those here who have accepted one and the same proposal.
+        states get lost. Counted are the peers here that have accepted one and the same proposal.
         """
         if self.quorum is None:
             return None
-        votes: dict[Proposal, int] = {}
-        for claims in self.claims.values():
+        votes: dict[Proposal, set[PeerName]] = {}
+        for voter, claims in self.claims.items():
             if claims.accepted.round:
-                votes[claims.accepted] = votes.get(claims.accepted, 0) + 1
-                if votes[claims.accepted] >= self.quorum:
+                peers = votes.setdefault(claims.accepted, set())
+                peers.add(voter.name)
+                if len(peers) >= self.quorum:
                     return claims.value
         return None

@@ -390,11 +390,14 @@ class Ipam:
             self.settings.network,
             allocator.ourselves,
             allocator.ring.seeds,
-            ring_changes if allocator.ring else None,
+            ring_changes,
             allocator.take_lease_changes(),
             allocator.universe,
         )
         state = allocator.state().copy() if effects or relays or ring_changes is not None else self._told
+        claims = allocator.take_claims_change()
+        if claims is not None:
+            changes |= stored.claims_changes(*claims)
         changes |= stored.vote_changes(self._removals.take_changes())
         if ring_changes is not None:
             owners = allocator.ring.owners()
@@ -404,7 +407,7 @@ class Ipam:
                 changes |= stored.nickname_changes(nicknames)
         replies, self._replies = self._replies, []
         if changes:
-            await self._store.write(changes)
+            await self._store.write(changes | stored.alive_changes(self._clock()))
         if state is not self._told:
             self._told, self._encoded = state, None
         committed.set()

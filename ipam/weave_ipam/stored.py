@@ -5,6 +5,7 @@
     ipam/lease/<id>       {"addresses": ["10.32.0.1/12", …], "container": false}
     ipam/nicknames        {peer: nickname} of the owners
     ipam/vote/<peer>      [number, taker]: to whose removal we have agreed
+    ipam/election         [uid, promise, accepted, value, origin]: what we have said, while there is no ring
     ipam/alive            when this peer was last known to run (Unix seconds)
 
 An entry each, so that an allocation writes two short ones, however long the ring is.
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
+from weave_ipam.election import Claims, Proposal, Voter
 from weave_ipam.errors import StoredStateError
 from weave_ipam.leases import Lease, Record
 from weave_ipam.removal import Ballot
@@ -34,6 +36,7 @@ _LEASE = "ipam/lease/"
 _NICKNAMES = "ipam/nicknames"
 _VOTE = "ipam/vote/"
 _ALIVE = "ipam/alive"
+_ELECTION = "ipam/election"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Stored:
     nicknames: dict[PeerName, str] = field(default_factory=dict)
     votes: dict[PeerName, Ballot] = field(default_factory=dict)
     alive: float = 0.0
+    election: tuple[Voter, Claims] | None = None
 
 
 def read_stored(values: Mapping[str, Any], network: Network, ourselves: PeerName) -> tuple[Stored | None, str]:
@@ -74,7 +78,8 @@ def read_stored(values: Mapping[str, Any], network: Network, ourselves: PeerName
             if key.startswith(_VOTE)
         }
         seeds = tuple(parse_peer_name(name) for name in about["seeds"])
-        return Stored(entries, seeds, records, nicknames, votes, float(values.get(_ALIVE, 0))), ""
+        election = _read_claims(values[_ELECTION], ourselves) if _ELECTION in values else None
+        return Stored(entries, seeds, records, nicknames, votes, float(values.get(_ALIVE, 0)), election), ""
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StoredStateError(f"the stored addresses cannot be read ({error}); 'weave reset' starts anew") from error
 
@@ -100,6 +105,25 @@ def changes(
     for identifier, record in records.items():
         written[_LEASE + identifier] = None if record is None else _record(record, universe)
     return written
+
+
+def claims_changes(voter: Voter, claims: Claims | None) -> dict[str, Any]:
+    """What to write about the election."""
+    if claims is None:
+        return {_ELECTION: None}
+    value = [format_peer_name(name) for name in claims.value]
+    proposals = [_proposal(proposal) for proposal in (claims.promise, claims.accepted, claims.origin)]
+    return {_ELECTION: [voter.uid, *proposals[:2], value, proposals[2]]}
+
+
+def _proposal(proposal: Proposal) -> list[int]:
+    return [proposal.round, proposal.proposer.name, proposal.proposer.uid]
+
+
+def _read_claims(value: list[Any], ourselves: PeerName) -> tuple[Voter, Claims]:
+    uid, promise, accepted, names, origin = value
+    promised, accepted_, first = (Proposal(p[0], Voter(PeerName(p[1]), p[2])) for p in (promise, accepted, origin))
+    return Voter(ourselves, uid), Claims(promised, accepted_, tuple(parse_peer_name(name) for name in names), first)
 
 
 def vote_changes(votes: Mapping[PeerName, Ballot | None]) -> dict[str, Any]:

@@ -9,13 +9,19 @@ from hypothesis import strategies as st
 from weave_router.control.abilities import AbilitiesChannel
 from weave_router.errors import ProtocolError
 from weave_router.wire.peer_name import PeerName
+from weave_router.wire.topology import PeerRecord
 
 A, B, C = PeerName(1), PeerName(2), PeerName(3)
-EVERYBODY = frozenset({A, B, C})
 
 
-def channel(name: PeerName, *abilities: str, uid: int = 7, peers: frozenset[PeerName] = EVERYBODY) -> AbilitiesChannel:
-    return AbilitiesChannel(name, uid, abilities, peers)
+def records(*names: PeerName, uid: int = 7) -> dict[PeerName, PeerRecord]:
+    return {name: PeerRecord(name, uid=uid) for name in names}
+
+
+def channel(
+    name: PeerName, *abilities: str, uid: int = 7, peers: dict[PeerName, PeerRecord] | None = None
+) -> AbilitiesChannel:
+    return AbilitiesChannel(name, uid, abilities, records(A, B, C) if peers is None else peers)
 
 
 def told(teller: AbilitiesChannel, listener: AbilitiesChannel, source: PeerName = A) -> list[bytes]:
@@ -46,11 +52,23 @@ def test_every_repetition_is_a_new_payload_but_no_news() -> None:
 
 
 def test_a_restarted_peer_may_have_other_abilities() -> None:
-    b = channel(B)
-    for life, abilities in enumerate((("fly",), ("swim",))):
-        assert told(channel(A, *abilities, uid=life), b)
+    peers = records(A, B)
+    b = channel(B, peers=peers)
+    old, new = channel(A, "fly"), channel(A, "swim", uid=8)
+    assert told(old, b)
+    peers.update(records(A, uid=8))
+    assert not b.can(A, "fly")
+    assert told(new, b)
     assert b.can(A, "swim")
     assert not b.can(A, "fly")
+    assert not told(old, b), "an earlier life would chase the later one through the network for ever"
+    assert b.can(A, "swim")
+
+
+def test_two_lives_of_a_peer_do_not_take_turns() -> None:
+    b = channel(B, peers=records(B))  # A's record is still on its way
+    old, new = channel(A, "fly"), channel(A, "swim", uid=8)
+    assert [bool(told(life, b)) for life in (old, new, old, new)] == [True, False, False, False]
 
 
 def test_an_older_announcement_changes_nothing() -> None:
@@ -61,10 +79,13 @@ def test_an_older_announcement_changes_nothing() -> None:
 
 
 def test_peers_that_are_gone_are_forgotten() -> None:
-    b = channel(B, peers=frozenset({B}))
+    peers = records(A, B)
+    b = channel(B, peers=peers)
     told(channel(A, "fly"), b)
     assert b.can(A, "fly")
+    del peers[A]
     b.complete_state()
+    peers.update(records(A))
     assert not b.can(A, "fly")
 
 

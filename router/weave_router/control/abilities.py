@@ -15,9 +15,10 @@ from weave_router.wire import gob
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from weave_router.control.gossip import GossipData
+    from weave_router.wire.topology import PeerRecord
 
 CHANNEL = "weave-net"
 MAX_PEERS = 4096
@@ -46,17 +47,25 @@ class Announcement:
 
 
 class AbilitiesChannel:
-    """All announcements that are known. `peers`: the topology; announcements of others are dropped in time."""
+    """All announcements that are known.
 
-    def __init__(self, ourselves: PeerName, uid: int, abilities: Sequence[str], peers: Container[PeerName]) -> None:
+    `peers`: the topology's records. They tell which of a peer's lives is the present one; announcements of another
+    life would else chase each other through the network for ever.
+    """
+
+    def __init__(
+        self, ourselves: PeerName, uid: int, abilities: Sequence[str], peers: Mapping[PeerName, PeerRecord]
+    ) -> None:
         self._ourselves = ourselves
         self._peers = peers
         self._known: dict[PeerName, Announcement] = {ourselves: Announcement(uid, 0, frozenset(abilities))}
 
     def can(self, peer: PeerName, ability: str) -> bool:
         """Whether a peer has announced an ability."""
-        announcement = self._known.get(peer)
-        return announcement is not None and ability in announcement.abilities
+        announcement, record = self._known.get(peer), self._peers.get(peer)
+        if announcement is None or record is None or record.uid != announcement.uid:
+            return False
+        return ability in announcement.abilities
 
     def complete_state(self) -> GossipData:
         """All of them, ours with the next counter."""
@@ -90,13 +99,16 @@ class AbilitiesChannel:
                 raise gob.GobError("announcement of nobody, or too long")
             heard = Announcement(item.get("UID", 0), item.get("Counter", 0), frozenset(abilities))
             known = self._known.get(peer)
+            record = self._peers.get(peer)
             if peer == self._ourselves or (known is None and len(self._known) >= MAX_PEERS):
                 continue
-            # Of two lives the later one has the newer counter only by chance; either is replaced within a period.
-            if known is None or known.uid != heard.uid or known.counter < heard.counter:
-                if known is None or known.abilities != heard.abilities or known.uid != heard.uid:
-                    news[peer] = None
-                self._known[peer] = heard
+            if known is not None and (record is None or record.uid != heard.uid):
+                continue
+            if known is None or known.uid != heard.uid:
+                news[peer] = None
+            elif known.counter >= heard.counter:
+                continue
+            self._known[peer] = heard
         return news
 
 
@@ -118,6 +130,9 @@ class _Announcements:
             for name in self._names
             if (known := self._known.get(name)) is not None
         ]
-        encoder = gob.Encoder()
-        encoder.encode(_PAYLOAD, items)
-        return [encoder.getvalue()]
+        return [_DEFINITIONS + _ENCODER.chunk(_PAYLOAD, items)]
+
+
+_ENCODER = gob.Encoder()
+_ENCODER.define(_PAYLOAD)
+_DEFINITIONS = _ENCODER.getvalue()
