@@ -402,7 +402,7 @@ class Turmoil:
             known = len(host.node.router.mesh.routes.unicast_all)
             by_ring.setdefault(f"{mark} (seeds {seeds}, reaches {known})", []).append(host.number)
         conflicts = {host.number: dict(host.ipam.status().conflicts) for host in self._living}
-        return f"{by_ring}, conflicts { ({n: c for n, c in conflicts.items() if c}) }"
+        return f"{by_ring}, conflicts {({n: c for n, c in conflicts.items() if c})}"
 
     async def _judge(self) -> None:
         """Whether all is well after the troubles."""

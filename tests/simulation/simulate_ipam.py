@@ -63,9 +63,7 @@ def main(arguments: list[str]) -> int:
             if options.verbose:
                 print("\n".join(outcome.trace))
             mark = "FAILED" if outcome.error else "ok"
-            print(
-                f"[{done}/{len(seeds)}] seed {seed} {mark} {outcome.digest} {seconds:.1f} s: {outcome.plan}", flush=True
-            )
+            print(f"[{done}/{len(seeds)}] seed {seed} {mark} {outcome.digest} {seconds:.1f} s: {outcome.plan}", flush=True)
             if outcome.error:
                 failed.append(seed)
                 print(f"    {outcome.error}\n    {command(seed, options.peers)}", flush=True)
