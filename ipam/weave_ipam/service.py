@@ -119,7 +119,7 @@ class Ipam:
         self._removals = Removals(
             ourselves,
             kept.votes if kept is not None else {},
-            reachable=self._directory.is_known,
+            reachable=lambda peer: self._directory.is_known(peer),
             owns=lambda peer: peer in self._allocator.ring.owners(),
             label=self._allocator.label,
             now=trio.current_time(),

@@ -335,7 +335,6 @@ def test_reset_hands_the_addresses_over(lab: Lab) -> None:
     assert first.ip("-o", "-4", "addr", "show", "ethwe")
 
 
-@pytest.mark.xfail(reason="defect 2: a peer that has left asks its heir for space")
 def test_whoever_has_left_gets_nothing_back(lab: Lab) -> None:
     a, b = pair(lab)
     a.weave("prime")

@@ -174,8 +174,10 @@ async def test_life_of_an_attachment(ask: Asker) -> None:
     made = await ask("PUT", "/attachment/web/ethwe", body)
     assert made.status == 200
     assert (made.json["addresses"], made.json["mtu"]) == (["10.2.1.5/24", "10.2.1.6/24"], 1376)
-    assert (await ask("GET", "/attachment/web/ethwe")).json == made.json
-    assert (await ask("GET", "/attachment")).json == [made.json]
+    known = made.json
+    assert known.pop("given") == ["10.2.1.5/24", "10.2.1.6/24"], "what answers the wishes of this request"
+    assert (await ask("GET", "/attachment/web/ethwe")).json == known
+    assert (await ask("GET", "/attachment")).json == [known]
     removed = await ask("DELETE", "/attachment/web/ethwe?address=10.2.1.5")
     assert (removed.status, removed.json) == (200, {"removed": ["10.2.1.5/24"]})
     assert (await ask("DELETE", "/attachment/web/ethwe")).json == {"removed": ["10.2.1.6/24"]}

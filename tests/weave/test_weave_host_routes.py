@@ -114,7 +114,7 @@ def test_default_range_that_overlaps_a_route(tmp_path: Path, route: str) -> None
     assert fakes.host.closed
 
 
-def starts(directory: Path, fakes: FakeWiring, **changes: str) -> bool:
+def starts(directory: Path, fakes: FakeWiring, **changes: str | bool) -> bool:
     """Whether a daemon gets ready."""
 
     async def main() -> bool:
@@ -126,7 +126,7 @@ def starts(directory: Path, fakes: FakeWiring, **changes: str) -> bool:
 
 def test_chosen_range_that_overlaps_a_route(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    assert starts(tmp_path, fakes_with("10.0.0.0/8"), ipalloc_range="10.64.0.0/12")
+    assert starts(tmp_path, fakes_with("10.0.0.0/8"), ipalloc_range="10.64.0.0/12", ipalloc_range_given=True)
     (record,) = caplog.records
     assert "the range 10.64.0.0/12 overlaps the route 10.0.0.0/8 of this host" in record.getMessage()
     assert record.levelname == "WARNING"

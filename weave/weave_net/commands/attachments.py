@@ -113,13 +113,19 @@ def ps(ctx: click.Context, containers: tuple[str, ...], run_dir: Path | None) ->
     with daemon_client(ctx, run_dir) as client:
         attachments = client.attachments()
     for attachment in attachments:
-        name = _shown(attachment["id"])
-        if not containers or not {name, attachment["id"]}.isdisjoint(containers):
-            click.echo(" ".join([name, attachment["mac"], *attachment["addresses"]]))
+        if not containers or any(_is_meant(attachment["id"], text) for text in containers):
+            click.echo(" ".join([_shown(attachment["id"]), attachment["mac"], *attachment["addresses"]]))
 
 
 def _shown(attachment_id: str) -> str:
     return attachment_id[:12] if _CONTAINER_ID.fullmatch(attachment_id) else attachment_id
+
+
+def _is_meant(attachment_id: str, text: str) -> bool:
+    shown = _shown(attachment_id)
+    return text == attachment_id or (
+        shown != attachment_id and attachment_id.startswith(text) and text.startswith(shown)
+    )
 
 
 def _identify(netns: str, interface: str, attachment_id: str | None) -> tuple[str, str]:
