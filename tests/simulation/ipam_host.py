@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 EPOCH = 1_700_000_000.0
 """Unix seconds at the beginning of a simulation, on a host whose clock is right."""
-_WRITE_SECONDS = (0.0001, 0.01)
-"""What a store takes before a write is durable, and again until the writer knows."""
+_FASTEST_WRITE = 0.0001
 
 
 class IpamHost:
     """A host: its router, its allocator and its store. Answers go into the ledger, which checks them.
 
     A crash ends both at once, with everything that was not durable; the store survives, and `start` goes on with it.
+    `write_seconds`: what a write takes at most until it is durable, and again until the writer knows.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class IpamHost:
         *,
         seed: int,
         clock_skew: float = 0.0,
+        write_seconds: float = 0.01,
     ) -> None:
         self.number = number
         self.node = node
@@ -54,10 +55,12 @@ class IpamHost:
         """It will never come back, and its containers have ended: its disk is lost, or it leaves or has left."""
         self.unanswered: dict[str, None] = {}
         """Identifiers whose requests ended without an answer, by crash or because the asker went away."""
+        self._asking: dict[str, None] = {}
         self.store = SlowStore(self._write_seconds)
         self._ledger = ledger
         self._nursery = nursery
         self._clock_skew = clock_skew
+        self._slowest_write = write_seconds
         self._seed = seed
         self._chance = random.Random(f"disk {seed} {number}")
         self._ipam: Ipam | None = None
@@ -77,7 +80,7 @@ class IpamHost:
         return self.ipam._allocator
 
     def _write_seconds(self) -> float:
-        return self._chance.uniform(*_WRITE_SECONDS)
+        return self._chance.uniform(_FASTEST_WRITE, self._slowest_write)
 
     # --- lives ------------------------------------------------------------------------------------------------------
 
@@ -134,29 +137,45 @@ class IpamHost:
             finally:
                 del self._scopes[scope]
 
-    # --- requests; each returns only if this life lasts until the answer -------------------------------------------------
+    # --- requests, which end at a crash -------------------------------------------------------------------------------
 
     async def allocate(self, identifier: str, subnet: Network | None, *, wait: float) -> IPv4Interface | IPv6Interface:
         """Ask for an address. Raises `IpamError`, and `trio.Cancelled` at a crash."""
-        self.unanswered[identifier] = None
-        interface = await self.ipam.allocate(identifier, subnet, wait=wait)
+        with self._asks(identifier):
+            interface = await self.ipam.allocate(identifier, subnet, wait=wait)
         self._answered(identifier, interface)
         return interface
 
     async def claim(self, identifier: str, address: IPv4Interface | IPv6Interface, *, wait: float) -> None:
         """Claim an address. Raises `IpamError`."""
-        self.unanswered[identifier] = None
-        await self.ipam.claim(identifier, address, wait=wait)
+        with self._asks(identifier):
+            await self.ipam.claim(identifier, address, wait=wait)
         self._answered(identifier, address)
-
-    def _answered(self, identifier: str, interface: IPv4Interface | IPv6Interface) -> None:
-        self.unanswered.pop(identifier, None)
-        if not self.gone:
-            self._ledger.answered(Holder(self.number, identifier), interface.ip)
 
     async def release(self, identifier: str) -> None:
         """End a container. Raises `NotFound` for one that has no address."""
         self._ledger.released(Holder(self.number, identifier))
-        self.unanswered[identifier] = None
-        await self.ipam.release(identifier)
-        del self.unanswered[identifier]
+        with self._asks(identifier):
+            await self.ipam.release(identifier)
+
+    def free_to_ask(self, identifier: str) -> bool:
+        """Whether no request of this container is being served."""
+        return identifier not in self._asking
+
+    @contextmanager
+    def _asks(self, identifier: str) -> Iterator[None]:
+        if identifier in self._asking:
+            raise RuntimeError(f"{identifier} asks for something already")
+        self._asking[identifier] = None
+        self.unanswered.pop(identifier, None)
+        try:
+            yield
+        except trio.Cancelled:
+            self.unanswered[identifier] = None
+            raise
+        finally:
+            del self._asking[identifier]
+
+    def _answered(self, identifier: str, interface: IPv4Interface | IPv6Interface) -> None:
+        if not self.gone:
+            self._ledger.answered(Holder(self.number, identifier), interface.ip)

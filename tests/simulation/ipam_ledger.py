@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from weave_ipam.ranges import Address
 
 
-class InvariantBroken(AssertionError):  # noqa: N818 - reads as what it is in a test's output
+class InvariantBroken(AssertionError):
     """Something is the case that never may be."""
 
 

@@ -34,11 +34,15 @@ class Plan:
     """What else is asked for."""
     discovery: bool
     link: LinkConditions
+    write_seconds: float
+    """A write takes at most so long until it is durable, and so long again until the writer knows."""
     steps: int
     pause: float
     """Seconds between steps, on average."""
     agreed_start: bool
     """Whether troubles wait until everybody has the ring: where each voter guesses its quorum, nothing else is safe."""
+    troubled_start: bool
+    """Whether troubles come thick and fast from the first moment on, while the ring is being agreed on."""
 
     def settings(self, number: int) -> IpamSettings:
         """Those of one host."""
@@ -52,8 +56,8 @@ class Plan:
         return (
             f"{self.peers} peers ({len(self.observers)} observers), {beginning}, {self.network}, default "
             f"{self.default_subnet}, discovery {'on' if self.discovery else 'off'}, {self.steps} steps every "
-            f"{self.pause:g} s, {self.link.latency * 1000:.0f} to {(self.link.latency + self.link.jitter) * 1000:.0f} ms"
-            f", loss {self.link.loss:.0%}"
+            f"{self.pause:g} s, latency {self.link.latency * 1000:g} ms, jitter {self.link.jitter * 1000:g} ms"
+            f", loss {self.link.loss:.0%}, writes {2000 * self.write_seconds:g} ms"
         )
 
 
@@ -88,9 +92,11 @@ def draw_plan(seed: int, most_peers: int) -> Plan:
             loss=chance.choice((0.0, 0.02, 0.1)),
             reordering=chance.choice((0.0, 0.05)),
         ),
+        write_seconds=chance.choice((0.01, 0.01, 0.3)),
         steps=chance.randint(60, 160),
         pause=chance.choice((0.1, 0.6, 2.0)),
         agreed_start=mode == "consensus",
+        troubled_start=mode != "consensus" and chance.random() < 0.6,
     )
 
 

@@ -15,7 +15,7 @@ import trio
 
 from simulation.ipam_host import IpamHost
 from simulation.ipam_invariants import Invariants
-from simulation.ipam_ledger import InvariantBroken, Ledger
+from simulation.ipam_ledger import Holder, InvariantBroken, Ledger
 from simulation.ipam_plan import Plan, draw_plan, random_address
 from weave_ipam.errors import IpamError, NotFound, RemovalRefused, Unserved
 from weave_ipam.ranges import hosts_of
@@ -24,10 +24,11 @@ from weave_router.testing.simulated_cluster import address, run_cluster, wait_un
 from weave_router.wire.peer_name import format_peer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from weave_ipam.ranges import AddressRange
     from weave_router.testing.simulated_cluster import SimulatedCluster
+
+    Action = Callable[[], Awaitable[None]]
 
 POLL = 0.05
 SETTLE_SECONDS = 300.0
@@ -87,7 +88,7 @@ class Turmoil:
         self._cut = False
 
     def _note(self, *facts: object) -> None:
-        self._trace.append(" ".join((f"{trio.current_time():9.3f}", *map(str, facts))))
+        self._trace.append(" ".join((f"{trio.current_time():10.6f}", *map(str, facts))))
 
     async def watch(self) -> None:
         """Check what must always hold, all the time."""
@@ -104,7 +105,9 @@ class Turmoil:
             await self._add(self.plan.settings(number))
         if self.plan.agreed_start:
             await self._agree()
-        actions = {
+        if self.plan.troubled_start:
+            await self._trouble_the_start()
+        actions: dict[Action, int] = {
             self._ask: 30,
             self._ask_all: 4,
             self._ask_again: 4,
@@ -112,6 +115,7 @@ class Turmoil:
             self._release: 14,
             self._crash: 4,
             self._crash_while_serving: 4,
+            self._crash_while_giving: 4,
             self._restart: 9,
             self._lose: 1,
             self._remove: 2,
@@ -121,13 +125,27 @@ class Turmoil:
             self._cut_one_way: 3,
             self._heal: 6,
         }
-        for _ in range(self.plan.steps):
+        await self._act(actions, self.plan.steps, self.plan.pause)
+        await self._make_peace()
+        await self._judge()
+
+    async def _trouble_the_start(self) -> None:
+        actions: dict[Action, int] = {
+            self._ask: 4,
+            self._crash: 3,
+            self._restart: 4,
+            self._partition: 2,
+            self._cut_one_way: 2,
+            self._heal: 2,
+        }
+        await self._act(actions, self._chance.randint(10, 40), self._chance.choice((0.05, 0.5, 3.0)))
+
+    async def _act(self, actions: Mapping[Action, int], steps: int, pause: float) -> None:
+        for _ in range(steps):
             (action,) = self._chance.choices(list(actions), list(actions.values()))
             await action()
             self._check()
-            await trio.sleep(self._chance.expovariate(1 / self.plan.pause))
-        await self._make_peace()
-        await self._judge()
+            await trio.sleep(self._chance.expovariate(1 / pause))
 
     # --- who is there -----------------------------------------------------------------------------------------------
 
@@ -153,7 +171,16 @@ class Turmoil:
         skew = self._chance.uniform(-_SKEW_SECONDS, _SKEW_SECONDS)
         earlier = [host for host in self.hosts.values() if not host.gone]
         targets = self._chance.sample(earlier, min(len(earlier), self._chance.randint(1, 3)))
-        host = IpamHost(number, node, self._nursery, settings, self.ledger, seed=self.plan.seed, clock_skew=skew)
+        host = IpamHost(
+            number,
+            node,
+            self._nursery,
+            settings,
+            self.ledger,
+            seed=self.plan.seed,
+            clock_skew=skew,
+            write_seconds=self.plan.write_seconds,
+        )
         self.hosts[number] = host
         self._note("start", number, "with", *(target.number for target in targets))
         await host.start(*(address(target.number) for target in targets))
@@ -210,30 +237,35 @@ class Turmoil:
 
     async def _ask_again(self) -> None:
         """The same identifier gets the same address."""
-        held = [(address, holder) for address, holder in self.ledger.holders.items() if self.hosts[holder.host].up]
-        if not held:
+        if (holder := self._some_container()) is None:
             return
-        address, holder = self._chance.choice(held)
-        host = self.hosts[holder.host]
-        subnet = self.plan.network
-        if address.packed not in {a.packed for a in self.ledger.on(holder.host)[holder.identifier]}:
-            return
+        host, held = self.hosts[holder.host], self.ledger.of(holder)
         with host.until_crash():
-            again = await host.allocate(holder.identifier, subnet, wait=5)
-            if again.ip not in self.ledger.of(holder):
-                raise InvariantBroken(f"{holder} had {address} and was then given {again}")
+            again = await host.allocate(holder.identifier, self.plan.network, wait=5)
+            if again.ip not in held:
+                raise InvariantBroken(f"{holder} had {held} and was then given {again}")
+
+    def _some_container(self) -> Holder | None:
+        """One that runs and asks for nothing at present."""
+        hosts = self.hosts
+        holders = {
+            holder
+            for holder in self.ledger.holders.values()
+            if hosts[holder.host].up and hosts[holder.host].free_to_ask(holder.identifier)
+        }
+        return self._chance.choice(sorted(holders)) if holders else None
 
     async def _claim(self) -> None:
-        host, identifier = self._some(), self._identifier()
-        number = random_address(self.plan.network, self._chance)
+        self._claim_at(self._some(), random_address(self.plan.network, self._chance))
+
+    def _claim_at(self, host: IpamHost, number: int) -> None:
+        identifier = self._identifier()
         interface = IPv4Interface((number, self.plan.network.prefixlen))
         wait = self._chance.choice((2.0, 20.0))
         self._spawn(host, f"claim {interface} {identifier}", lambda: host.claim(identifier, interface, wait=wait))
 
     async def _release(self) -> None:
-        held = sorted({holder for holder in self.ledger.holders.values() if self.hosts[holder.host].up})
-        if held:
-            holder = self._chance.choice(held)
+        if holder := self._some_container():
             host = self.hosts[holder.host]
             self._spawn(host, f"release {holder.identifier}", lambda: host.release(holder.identifier))
 
@@ -252,10 +284,28 @@ class Turmoil:
         host = self._some()
         for asker in (host, host, self._some(), self._some()):
             self._allocate(asker, self._identifier())
-        await trio.sleep(self._chance.uniform(0, 0.06))
-        self._note("crash", host.number, "while serving")
+        await self._crash_soon(host, "while serving")
+
+    async def _crash_while_giving(self) -> None:
+        """Others claim addresses that a host owns, and it crashes while it stores and tells that they are theirs."""
+        if len(self._living) < 3:
+            return
+        host = self._some()
+        owned = host.allocator.ring.owned(host.node.name)
+        if not owned:
+            return
+        for _ in range(2):
+            part = self._chance.choice(owned)
+            number = self._chance.randrange(part.start, min(part.end, part.start + 64))
+            self._claim_at(self._some(), number)
+        await self._crash_soon(host, "while giving")
+
+    async def _crash_soon(self, host: IpamHost, when: str) -> None:
+        link = self.plan.link
+        await trio.sleep(self._chance.uniform(0, 2 * (link.latency + link.jitter + 2 * self.plan.write_seconds)))
+        self._note("crash", host.number, when)
         await host.crash(silent=self._chance.random() < 0.3)
-        if self._chance.random() < 0.5:
+        if self._chance.random() < 0.6:
             await trio.sleep(self._chance.uniform(0, 2))
             await self._start_again(host)
 
@@ -278,7 +328,7 @@ class Turmoil:
                 try:
                     await host.release(identifier)
                 except NotFound:
-                    host.unanswered.pop(identifier, None)
+                    continue
 
     # --- hosts that come and go -------------------------------------------------------------------------------------
 
@@ -332,19 +382,28 @@ class Turmoil:
                 await other.node.router.connect([target])
 
     async def _remove(self) -> None:
-        """Somebody takes over what a lost host owned. Only safe when all others are there and know the same."""
-        lost = self._lost_owners()
-        if not lost:
-            return
-        await self._make_peace()
-        for host in self._lost_owners():
+        """Somebody tries to take over what a lost host owned, whatever the others know; they may refuse."""
+        if lost := self._lost_owners():
+            gone, remover = self._chance.choice(lost), self._some()
+            self._spawn(remover, f"remove {gone.number}", lambda: self._remove_by(remover, gone))
+
+    async def _remove_by(self, remover: IpamHost, gone: IpamHost) -> int:
+        lost = [format_peer_name(host.node.name) for host in self._lost_owners()]
+        return await remover.ipam.remove_peer(format_peer_name(gone.node.name), also=lost)
+
+    async def _remove_all(self) -> None:
+        """In peace all lost hosts can be removed."""
+        deadline = trio.current_time() + SETTLE_SECONDS
+        while lost := self._lost_owners():
             remover = self._some()
             try:
-                gained = await remover.ipam.remove_peer(format_peer_name(host.node.name))
+                gained = await self._remove_by(remover, lost[0])
+                self._note("remove", lost[0].number, "by", remover.number, "gained", gained)
             except RemovalRefused as error:
-                self._note("not removed", host.number, error)
-                continue
-            self._note("remove", host.number, "by", remover.number, "gained", gained)
+                self._note("not removed", lost[0].number, error)
+                if trio.current_time() > deadline:
+                    raise InvariantBroken(f"lost host {lost[0].number} cannot be removed: {error}") from error
+                await trio.sleep(5)
 
     def _lost_owners(self) -> list[IpamHost]:
         owners = {name for host in self._living for name in host.allocator.ring.owners()}
@@ -402,15 +461,13 @@ class Turmoil:
             known = len(host.node.router.mesh.routes.unicast_all)
             by_ring.setdefault(f"{mark} (seeds {seeds}, reaches {known})", []).append(host.number)
         conflicts = {host.number: dict(host.ipam.status().conflicts) for host in self._living}
-        return f"{by_ring}, conflicts {({n: c for n, c in conflicts.items() if c})}"
+        return f"{by_ring}, conflicts { ({n: c for n, c in conflicts.items() if c}) }"
 
     async def _judge(self) -> None:
         """Whether all is well after the troubles."""
-        if self._lost_owners() and self._chance.random() < 0.7:
-            await self._remove()
+        if self._chance.random() < 0.7:
+            await self._remove_all()
             await self._make_peace()
-            if self._lost_owners():
-                raise InvariantBroken(f"removed hosts still own space: {[h.number for h in self._lost_owners()]}")
         for host in self._living:
             await self._tidy(host)
         await trio.sleep(REST_SECONDS)
@@ -431,30 +488,27 @@ class Turmoil:
 
     async def _serve_everybody(self) -> None:
         for host in self._living:
-            free = self._free_addresses()
-            self._note(host.number, "asks for one of", free)
+            await wait_until(self._agreed, within=SETTLE_SECONDS, what="the last donation has arrived")
+            owners = self._free_addresses()
+            free = sum(owners.values())
+            self._note(host.number, "asks for one of", owners)
             identifier = self._identifier()
             try:
-                interface = await host.allocate(identifier, None, wait=60)
+                interface = await host.allocate(identifier, None, wait=60 if free else 5)
             except Unserved as error:
-                host.unanswered.pop(identifier)
                 if free:
-                    raise InvariantBroken(f"{free} addresses are free, but host {host.number}: {error}") from error
+                    raise InvariantBroken(f"addresses are free, {owners}, but host {host.number}: {error}") from error
                 self._note(error)
                 continue
             if not free:
                 raise InvariantBroken(f"nothing was free, and host {host.number} was given {interface}")
 
-    def _free_addresses(self) -> int:
-        """Addresses of the default subnet that somebody who is there could give out."""
+    def _free_addresses(self) -> dict[int, int]:
+        """How many addresses of the default subnet each host that is there could give out."""
         wanted = hosts_of(self.plan.default_subnet)
-        free = 0
+        free: dict[int, int] = {}
         for host in self._living:
             for part in host.allocator._own_in(wanted):
-                free += part.size - host.allocator.leases.count_used(part)
+                if count := part.size - host.allocator.leases.count_used(part):
+                    free[host.number] = free.get(host.number, 0) + count
         return free
-
-
-def stretch_text(stretch: AddressRange) -> str:
-    """For messages."""
-    return str(stretch)
