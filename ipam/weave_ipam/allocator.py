@@ -75,6 +75,13 @@ class Broadcast:
 
 
 @dataclass(frozen=True, slots=True)
+class BroadcastClaims:
+    """Tell all peers what we say in the election, and only that: many say something at the same time."""
+
+    voter: Voter
+
+
+@dataclass(frozen=True, slots=True)
 class SendState:
     """Tell one peer our state."""
 
@@ -97,7 +104,7 @@ class Answer:
     request: Request
 
 
-Effect = Broadcast | SendState | SendRange | Answer
+Effect = Broadcast | BroadcastClaims | SendState | SendRange | Answer
 
 
 @dataclass(slots=True)
@@ -667,7 +674,7 @@ class Allocator:
         election.propose()
         if election.quorum == 1:
             election.think()
-        self._effects.append(Broadcast())
+        self._effects.append(BroadcastClaims(self._voter))
         self._check_decision(election, now)
 
     def _receive_claims(self, heard: Mapping[Voter, Claims], now: float) -> None:
@@ -683,7 +690,7 @@ class Allocator:
             self._election = Election(self._voter)
         if self._election.learn(heard):
             if self._election.think():
-                self._effects.append(Broadcast())
+                self._effects.append(BroadcastClaims(self._voter))
             self._check_decision(self._election, now)
 
     def _check_decision(self, election: Election, now: float) -> None:

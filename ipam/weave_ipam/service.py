@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_ipam import stored
-from weave_ipam.allocator import MAX_NICKNAMES, Allocator, Answer, Broadcast, Carrier, SendRange, SendState
+from weave_ipam.allocator import (
+    MAX_NICKNAMES,
+    Allocator,
+    Answer,
+    Broadcast,
+    BroadcastClaims,
+    Carrier,
+    SendRange,
+    SendState,
+)
 from weave_ipam.errors import NotFound, RemovalRefused
 from weave_ipam.leases import Lease
 from weave_ipam.messages import CHANNEL, Kind, State, decode_range, decode_state, encode_range, encode_state
@@ -28,9 +37,10 @@ from weave_router.errors import ProtocolError
 from weave_router.wire.features import QUARANTINE, REMOVAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from ipaddress import IPv4Interface, IPv6Interface
 
+    from weave_ipam.election import Voter
     from weave_ipam.ranges import Address, Network
     from weave_ipam.removal import Attempt
     from weave_ipam.settings import IpamSettings
@@ -88,7 +98,7 @@ class Ipam:
         self._timers = trio.Event()
         self._committed = trio.Event()
         self._waiting: dict[Request, trio.Event] = {}
-        self._relays: dict[PeerName, None] = {}
+        self._relays: dict[PeerName, dict[Voter, None] | None] = {}
         self._seen: dict[int, None] = {}
         self._directory = _Directory(mesh)
         self._heir_answered = trio.Event()
@@ -415,6 +425,8 @@ class Ipam:
             match effect:
                 case Broadcast():
                     self._mesh.broadcast(CHANNEL, _StateGossip(self))
+                case BroadcastClaims(voter):
+                    self._mesh.broadcast(CHANNEL, _StateGossip(self, {voter: None}))
                 case SendState(destination):
                     self._send(destination, bytes((Kind.STATE,)) + self.encoded_state())
                 case SendRange(destination, kind, wanted):
@@ -424,8 +436,8 @@ class Ipam:
                         self._waiting[request].set()
         for destination, message in replies:
             self._mesh.unicast(REMOVAL_CHANNEL, destination, encode_message(message))
-        for source in relays:
-            self._mesh.pass_on(CHANNEL, source, _StateGossip(self))
+        for source, voters in relays.items():
+            self._mesh.pass_on(CHANNEL, source, _StateGossip(self, voters))
 
     def _send(self, destination: PeerName, payload: bytes) -> None:
         self._mesh.unicast(CHANNEL, destination, payload)
@@ -451,9 +463,19 @@ class Ipam:
             self._allocator.told()
         return self._encoded[1]
 
+    def encoded_claims(self, voters: Mapping[Voter, None]) -> bytes:
+        """What is stored of what these say in the election; everything where there is none any more."""
+        claims = self._told.claims
+        if self._told.ring is not None or claims is None:
+            return self.encoded_state()
+        own = {self._mesh.ourselves: self._told.nicknames[self._mesh.ourselves]}
+        said = {voter: claims[voter] for voter in voters if voter in claims}
+        return encode_state(State(own, claims=said), int(self._clock()))
+
     def receive(self, source: PeerName, payload: bytes, carrier: Carrier, now: float) -> None:
         """A state has come. Raises `ProtocolError`."""
         mark = hash(payload)
+        voters: dict[Voter, None] | None = None
         if mark not in self._seen:
             state = decode_state(payload)
             self._allocator.receive_state(source, state, carrier, now)
@@ -466,9 +488,12 @@ class Ipam:
                 while len(self._seen) >= _REMEMBERED_PAYLOADS:
                     del self._seen[next(iter(self._seen))]
                 self._seen[mark] = None  # merging it again would change nothing
+            elif state.claims:
+                voters = dict.fromkeys(state.claims)
             self._wake()
         if carrier is Carrier.BROADCAST:
-            self._relays[source] = None
+            before = self._relays.get(source, {})
+            self._relays[source] = None if before is None or voters is None else before | voters
             self._wake()
 
     def receive_unicast(self, source: PeerName, payload: bytes, now: float) -> None:
@@ -518,16 +543,21 @@ class _Directory:
 
 
 class _StateGossip:
-    """Our state, as it is stored when it is sent."""
+    """Our state, as it is stored when it is sent; of the election only what these voters say, unless all are meant."""
 
-    def __init__(self, ipam: Ipam) -> None:
+    def __init__(self, ipam: Ipam, voters: Mapping[Voter, None] | None = None) -> None:
         self._ipam = ipam
+        self._voters = voters
 
     def merge(self, other: GossipData) -> GossipData:
-        return other
+        if not isinstance(other, _StateGossip):
+            raise TypeError("gossip of another channel")
+        if self._voters is None or other._voters is None:
+            return _StateGossip(self._ipam)
+        return _StateGossip(self._ipam, {**self._voters, **other._voters})
 
     def encode(self) -> Sequence[bytes]:
-        return [self._ipam.encoded_state()]
+        return [self._ipam.encoded_state() if self._voters is None else self._ipam.encoded_claims(self._voters)]
 
 
 class _RemovalChannel:

@@ -34,6 +34,8 @@ class Topology:
         self.records: dict[PeerName, PeerRecord] = {own.name: own}
         self.removals = 0
         """How many records have been forgotten since the start."""
+        self.encodings: dict[bytes, None] = {}
+        """How the records look on the wire: what looks the same is no news."""
         self._claims: dict[int, set[PeerName]] = {}
         self._claim(own)
 
@@ -76,11 +78,6 @@ class Topology:
                 self._put(self._with_known_links(record))
                 new[record.name] = None
         return Merge(tuple(new), tuple(dict.fromkeys(record.name for record in received)), announce)
-
-    def is_news(self, record: PeerRecord) -> bool:
-        """Whether `merge` would look at this record's links; those of known ones it knows."""
-        known = self.records.get(record.name)
-        return known is None or record.name == self.ourselves or _newer(record, known)
 
     def _jump(self, record: PeerRecord) -> bool:
         """Our own version overtakes what the network remembers of an earlier life, or of a forgery in our name."""
@@ -147,10 +144,12 @@ class Topology:
         self._claim(record)
 
     def _claim(self, record: PeerRecord) -> None:
+        self.encodings[record.encoded] = None
         if record.short_id is not None:
             self._claims.setdefault(record.short_id, set()).add(record.name)
 
     def _unclaim(self, record: PeerRecord) -> None:
+        self.encodings.pop(record.encoded, None)
         if record.short_id is not None:
             claims = self._claims[record.short_id]
             claims.discard(record.name)

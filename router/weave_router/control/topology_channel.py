@@ -79,7 +79,7 @@ class TopologyChannel:
     def _apply(self, payload: bytes, now: float) -> Iterator[Merge | None]:
         """Decode everything, pausing between peers, then apply it in one step."""
         received = []
-        for record in decode_records(payload, self._topology.is_news):
+        for record in decode_records(payload, self._topology.encodings):
             received.append(record)
             yield None
         merge = self._topology.merge(received)

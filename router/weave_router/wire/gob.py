@@ -258,6 +258,16 @@ class Decoder:
             raise GobError("bytes left over behind a value")
         return value
 
+    def peek(self, count: int) -> bytes:
+        """The next chunks as they are; fewer bytes, perhaps none, where so many values do not follow at once."""
+        data, pos = self._data, self._pos
+        for _ in range(count):
+            if pos >= len(data):
+                break
+            length, start = read_uint(data, pos, len(data))
+            pos = start + length
+        return data[self._pos : pos]
+
     def skip(self) -> None:
         """Pass over the next value, whatever it is; the definitions before it are read. Raises `GobError`."""
         self._next()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from weave_router.wire import gob
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
 MAX_PEERS = 4096
 MAX_CONNECTIONS = 4096
@@ -106,15 +106,19 @@ def encode_records(records: Iterable[PeerRecord]) -> bytes:
     return _DEFINITIONS + encoded if encoded else b""
 
 
-def decode_records(payload: bytes, wanted: Callable[[PeerRecord], bool] = lambda _: True) -> Iterator[PeerRecord]:
+def decode_records(payload: bytes, known: Container[bytes] = frozenset()) -> Iterator[PeerRecord]:
     """Read a payload record by record, so that the caller can pause in a long one. Raises `GobError`.
 
-    Records that no honest peer sends (zero name, version out of range) are left out; the rest is used. Of records that
-    are not `wanted`, the links are not read: they are most of the work, and most records of a payload are known.
+    Records that no honest peer sends (zero name, version out of range) are left out; the rest is used. Those whose
+    encoding is `known` are passed over: most records of a payload are, and decoding them would be most of the work.
     """
     decoder = gob.Decoder(payload)
     count = 0
     while not decoder.at_end():
+        if decoder.peek(2) in known:
+            decoder.skip()
+            decoder.skip()
+            continue
         peer = decoder.value(_PEER)
         count += 1
         if count > MAX_PEERS:
@@ -125,13 +129,10 @@ def decode_records(payload: bytes, wanted: Callable[[PeerRecord], bool] = lambda
         short_id = peer.get("ShortID", 0) if peer.get("HasShortID") else None
         if short_id is not None and short_id > MAX_SHORT_ID:
             short_id = None
-        record = PeerRecord(_name(peer), nickname, peer.get("UID", 0), peer.get("Version", 0), short_id)
-        if wanted(record):
-            record = replace(record, links=_read_links(decoder.value(_CONNECTIONS), record.name))
-        else:
-            decoder.skip()
-        if record.name != NO_PEER and record.version <= MAX_VERSION:
-            yield record
+        name, version = _name(peer), peer.get("Version", 0)
+        links = _read_links(decoder.value(_CONNECTIONS), name)
+        if name != NO_PEER and version <= MAX_VERSION:
+            yield PeerRecord(name, nickname, peer.get("UID", 0), version, short_id, links)
 
 
 def _read_links(connections: Iterable[dict[str, Any]], name: PeerName) -> tuple[Link, ...]:
