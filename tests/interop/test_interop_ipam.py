@@ -122,8 +122,12 @@ def test_rmpeer_both_ways(lab: Lab, daemons: list[WeaveNet28]) -> None:
 
     rest = old.shares()[NAMES["C"]]
     old.stop()
-    wait_until(lambda: "unreachable" in a.weave("status", "ipam"), 30, "C to be missed")
-    assert a.weave("rmpeer", "C") == f"{rest} IPs taken over from C\n"
+    with pytest.raises(CommandFailed) as early:
+        wait_until(lambda: "unreachable" in a.weave("status", "ipam"), 30, "C to be missed")
+        a.weave("rmpeer", "C")
+    assert "has been out of reach for" in str(early.value)
+    answer = wait_until(lambda: a.weave("rmpeer", "C"), 90, "C to have been missed for a minute")
+    assert answer == f"{rest} IPs taken over from C\n"
     assert our_shares(a) == {NAMES["A"]: 256}
 
 

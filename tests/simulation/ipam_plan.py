@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from weave_ipam.ranges import Network
 
 FEWEST_PEERS = 5
+LARGE = 60
+"""For more peers than this a cluster has exactly so many, no discovery, and fewer steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,9 @@ class Plan:
 def draw_plan(seed: int, most_peers: int) -> Plan:
     """The plan of a seed. `most_peers`: at least five."""
     chance = random.Random(f"plan {seed} {most_peers}")
-    peers = chance.randint(FEWEST_PEERS, max(most_peers, FEWEST_PEERS))
-    length = chance.choice((28, 27, 26, 24, 24, 20, 12))
+    large = most_peers > LARGE
+    peers = most_peers if large else chance.randint(FEWEST_PEERS, max(most_peers, FEWEST_PEERS))
+    length = chance.choice((24, 20, 12) if large else (28, 27, 26, 24, 24, 20, 12))
     network = IPv4Network(("10.32.0.0", length))
     numbers = range(1, peers + 1)
     observers: frozenset[int] = frozenset()
@@ -85,7 +88,7 @@ def draw_plan(seed: int, most_peers: int) -> Plan:
         network=network,
         default_subnet=_subnet_of(network, chance) if chance.random() < 0.3 else network,
         subnets=tuple(_subnet_of(network, chance) for _ in range(3)),
-        discovery=chance.random() < 0.4,
+        discovery=not large and chance.random() < 0.4,
         link=LinkConditions(
             latency=chance.choice((0.0005, 0.005, 0.05)),
             jitter=chance.choice((0.0, 0.002, 0.05)),
@@ -93,7 +96,7 @@ def draw_plan(seed: int, most_peers: int) -> Plan:
             reordering=chance.choice((0.0, 0.05)),
         ),
         write_seconds=chance.choice((0.01, 0.01, 0.3)),
-        steps=chance.randint(60, 160),
+        steps=chance.randint(20, 50) if large else chance.randint(60, 160),
         pause=chance.choice((0.1, 0.6, 2.0)),
         agreed_start=mode == "consensus",
         troubled_start=mode != "consensus" and chance.random() < 0.6,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 POLL = 0.05
 SETTLE_SECONDS = 300.0
+MAX_DEGREE = 8
+"""Connections that a host is configured for, its own and those to it."""
 """Within so long after the last trouble all copies of the ring are equal."""
 REST_SECONDS = 61.0
 """For so long released addresses are not given away."""
@@ -85,6 +88,7 @@ class Turmoil:
         self._chance = random.Random(f"turmoil {plan.seed}")
         self._invariants = Invariants()
         self._names = 0
+        self._degrees: Counter[int] = Counter()
         self._cut = False
 
     def _note(self, *facts: object) -> None:
@@ -170,7 +174,9 @@ class Turmoil:
         node = self._cluster.node(number, discovery=self.plan.discovery)
         skew = self._chance.uniform(-_SKEW_SECONDS, _SKEW_SECONDS)
         earlier = [host for host in self.hosts.values() if not host.gone]
+        earlier = [host for host in earlier if self._degrees[host.number] < MAX_DEGREE] or earlier
         targets = self._chance.sample(earlier, min(len(earlier), self._chance.randint(1, 3)))
+        self._degrees.update([number] * len(targets) + [target.number for target in targets])
         host = IpamHost(
             number,
             node,

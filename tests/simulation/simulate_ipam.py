@@ -73,7 +73,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
-    parser.add_argument("--peers", type=int, default=30, help="peers of a cluster at most, at least 5")
+    parser.add_argument(
+        "--peers", type=int, default=30, help="peers of a cluster: at most, from 5 on; above 60 exactly"
+    )
     parser.add_argument("--jobs", type=int, help="processes, as many as processors unless given")
     parser.add_argument("-v", "--verbose", action="store_true", help="print all that happened")
     options = parser.parse_args(arguments)
