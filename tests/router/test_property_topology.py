@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weave_router.control.topology import Topology
+from weave_router.wire.gob import GobError
 from weave_router.wire.peer_name import PeerName
-from weave_router.wire.topology import MAX_SHORT_ID, Link, PeerRecord
+from weave_router.wire.topology import MAX_SHORT_ID, Link, PeerRecord, decode_records, encode_records
 
 if TYPE_CHECKING:
     import random
@@ -299,3 +301,18 @@ def test_a_network_agrees_on_all_records_and_on_distinct_short_ids(
     for name in names:
         assert first[name] == topologies[name].own
     assert len({record.short_id for record in first.values()}) == count
+
+
+def test_payloads_do_not_mix_whatever_came_before() -> None:
+    """Decoders are used again; one that gave up in the middle must leave nothing behind."""
+    one = encode_records([PeerRecord(PeerName(1), "one", 1, 2)])
+    two = encode_records(
+        [PeerRecord(PeerName(2), "two", 1, 2, links=(Link(PeerName(1), "192.0.2.1:6783", True, True),))]
+    )
+    expected = list(decode_records(two))
+    both = decode_records(one), decode_records(two)
+    assert [next(records).nickname for records in both] == ["one", "two"]
+    with pytest.raises(GobError):
+        list(decode_records(one[:-3]))
+    assert list(decode_records(two)) == expected
+    assert list(decode_records(two, {expected[0].encoded: None})) == []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
@@ -237,6 +238,7 @@ def _host(address: str) -> str:
     return address.rpartition(":")[0]
 
 
+@lru_cache(maxsize=4096)
 def _plausible(address: str) -> bool:
     """Whether gossip gave something that can be dialled: `ip:port` of a host, never a name to look up."""
     host, _, port = address.rpartition(":")

@@ -239,7 +239,16 @@ class Decoder:
         self._types: dict[int, _WireType] = {}
         self._readers: dict[tuple[int, int], Reader] = {}
         self._schemas: list[Schema] = []  # keeps the ids used as keys of _readers alive
-        self._budget = max_values
+        self._budget = self._max_values = max_values
+
+    def restart(self, data: bytes, pos: int) -> None:
+        """Read another stream from `pos` on, whose definitions before it are those that this decoder has read."""
+        self._data, self._pos, self._budget = bytes(data), pos, self._max_values
+
+    @property
+    def definitions(self) -> int:
+        """How many types have been defined so far."""
+        return len(self._types)
 
     def at_end(self) -> bool:
         """Whether all data have been read."""

@@ -51,6 +51,11 @@ def _encoder() -> tuple[gob.Encoder, bytes]:
 
 
 _ENCODER, _DEFINITIONS = _encoder()
+_DEFINED = 3
+"""How many types the definitions define."""
+_MAX_IDLE = 8
+_idle_decoders: list[gob.Decoder] = []
+"""Decoders that have read our own definitions, for the next payloads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,12 @@ def decode_records(payload: bytes, known: Container[bytes] = frozenset()) -> Ite
     Records that no honest peer sends (zero name, version out of range) are left out; the rest is used. Those whose
     encoding is `known` are passed over: most records of a payload are, and decoding them would be most of the work.
     """
-    decoder = gob.Decoder(payload)
+    own = payload.startswith(_DEFINITIONS)
+    if own and _idle_decoders:  # to prepare one takes longer than to read most payloads
+        decoder = _idle_decoders.pop()
+        decoder.restart(payload, len(_DEFINITIONS))
+    else:
+        decoder = gob.Decoder(payload)
     count = 0
     while not decoder.at_end():
         if decoder.peek(2) in known:
@@ -133,6 +143,9 @@ def decode_records(payload: bytes, known: Container[bytes] = frozenset()) -> Ite
         links = _read_links(decoder.value(_CONNECTIONS), name)
         if name != NO_PEER and version <= MAX_VERSION:
             yield PeerRecord(name, nickname, peer.get("UID", 0), version, short_id, links)
+    if own and decoder.definitions == _DEFINED and len(_idle_decoders) < _MAX_IDLE:
+        decoder.restart(b"", 0)
+        _idle_decoders.append(decoder)
 
 
 def _read_links(connections: Iterable[dict[str, Any]], name: PeerName) -> tuple[Link, ...]:
