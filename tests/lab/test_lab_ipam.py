@@ -318,10 +318,22 @@ def test_space_of_a_host_that_leaves_and_of_one_that_dies(lab: Lab) -> None:
     refused = a.attempt(*a.weave_command("rmpeer", "B", "nobody"))
     assert (refused.returncode, refused.stdout) == (1, "0 IPs taken over from nobody\n")
     assert "B) can be reached" in refused.stderr
+    with DaemonRequests(b.run_dir) as daemon:
+        held = daemon.allocate("before")
     b.kill()
     wait_until(lambda: "unreachable" in a.weave("status", "ipam"), 30, "B to be missed")
-    assert a.weave("rmpeer", "B") == f"{1 << 19} IPs taken over from B\n"
+    early = a.attempt(*a.weave_command("rmpeer", "B"))
+    assert (early.returncode, "has been out of reach for" in early.stderr) == (1, True)
+    answer = wait_until(lambda: a.weave("rmpeer", "B"), 90, "B to have been missed for a minute")
+    assert answer == f"{1 << 19} IPs taken over from B\n"
     assert list(shares(a)) == ["00:00:00:00:00:01(A)"]
+
+    # Back again, it finds out, and begins anew.
+    b.weave("launch", "--name", "::2")
+    with DaemonRequests(b.run_dir) as daemon:
+        assert daemon.allocate("after") != held
+        assert daemon.ask("GET", "/ip/before") == (200, "")
+    wait_until(lambda: shares(a) == shares(b) and len(shares(b)) == 2, 40, "one view of the ring")
 
 
 def test_reset_hands_the_addresses_over(lab: Lab) -> None:
