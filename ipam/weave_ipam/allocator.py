@@ -727,15 +727,16 @@ class Allocator:
         return heir
 
     def _heir(self) -> PeerName | None:
-        owners = [peer for peer in self.ring.owners() if peer != self.ourselves and peer not in self.conflicts]
-        others = [peer for peer in self.nicknames if peer != self.ourselves and peer not in self.conflicts]
-        candidates = [
-            *(peer for peer in owners if self._peers.is_known(peer)),
-            *(peer for peer in others if self._peers.is_known(peer)),
-            *owners,
-            *others,
-        ]
-        return candidates[0] if candidates else None
+        """Another owner, else anybody who takes part; only who can be reached will ever know that it inherits."""
+        candidates = [*self.ring.owners(), *self.nicknames]
+        return next(
+            (
+                peer
+                for peer in candidates
+                if peer != self.ourselves and peer not in self.conflicts and self._peers.is_known(peer)
+            ),
+            None,
+        )
 
     def take_over(self, peer: PeerName, now: float) -> int:
         """Own what a peer owned that is gone; returns how many addresses that is. See `removal` for when one may."""

@@ -1,8 +1,9 @@
 """Our allocators in the recorded scenarios of `vectors/ipam/allocator_scenarios.json`, and what is compared of them.
 
-The network is that of the recording: synchronous, without loss, messages in the order in which they are sent, a broadcast
-encoded when it is delivered. Everybody hears everybody, but for links that are cut and peers that are dead. Messages go
-through the codec. What is asked of an allocator beyond the recording is checked after each message (`_check`).
+The network is that of the recording: synchronous, without loss, messages in the order in which they are sent, a
+broadcast encoded when it is delivered. Everybody hears everybody, but for links that are cut and peers that are dead.
+Messages go through the codec. What is asked of an allocator beyond the recording is checked after each message
+(`_check`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from weave_ipam.messages import Kind, State, decode_range, decode_state, encode_
 from weave_ipam.ranges import range_of
 from weave_ipam.requests import Allocation, Claim, Request
 from weave_ipam.settings import Beginning, IpamSettings, Mode
-from weave_router.wire.peer_name import format_peer_name, parse_peer_name
+from weave_router.wire.peer_name import parse_peer_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,7 +76,7 @@ class Outcome:
     peers: dict[str, PeerView]
 
 
-# --- the recording ------------------------------------------------------------------------------------------------------
+# --- the recording ----------------------------------------------------------------------------------------------------
 
 
 def recorded_ring(ring: Any) -> str:
@@ -112,7 +113,7 @@ def recorded_view(after: Any) -> PeerView:
     )
 
 
-# --- our side -----------------------------------------------------------------------------------------------------------
+# --- our side ---------------------------------------------------------------------------------------------------------
 
 
 class Chance:
@@ -158,7 +159,7 @@ class _Message:
 
 
 class Network:
-    """The peers of a scenario. `answers`: requests in the order in which they were answered."""
+    """The peers of a scenario, and what goes between them."""
 
     def __init__(self, peers: Iterable[Any]) -> None:
         self.now = 1000.0
@@ -222,9 +223,7 @@ class Network:
         match op["do"]:
             case "allocate":
                 subnet = IPv4Network(op["subnet"])
-                return self._submit(
-                    allocator, Allocation(deadline=self.now + WAIT, identifier=op["id"], subnet=subnet)
-                )
+                return self._submit(allocator, Allocation(deadline=self.now + WAIT, identifier=op["id"], subnet=subnet))
             case "claim":
                 address, _, prefix = op["address"].partition("/")
                 lease = Lease(int(IPv4Address(address)), int(prefix))
@@ -430,7 +429,7 @@ def view(allocator: Allocator) -> PeerView:
 def expected_views(
     before: Mapping[str, PeerView], recorded_before: Mapping[str, PeerView], recorded: Mapping[str, PeerView]
 ) -> dict[str, PeerView]:
-    """What to expect of each peer after a step: what was expected before it, and what the recording says has changed."""
+    """What to expect of each peer after a step: what it was before, and what the recording says has changed."""
     expected = {}
     for name, new in recorded.items():
         old, basis = recorded_before.get(name, PeerView()), before.get(name, PeerView())
