@@ -718,7 +718,7 @@ class Allocator:
         self._left = True
         for request in list(self._pending):
             self._done(request, Unserved(self.reason(request)))
-        heir = self._heir() if self.ring and self._own else None
+        heir = self._heir() if self.ring and self._own and self.confirmed else None
         if heir is not None:
             self.ring.transfer(self.ourselves, heir)
             self._ring_changed = True

@@ -88,7 +88,7 @@ def draw_plan(seed: int, most_peers: int) -> Plan:
         network=network,
         default_subnet=_subnet_of(network, chance) if chance.random() < 0.3 else network,
         subnets=tuple(_subnet_of(network, chance) for _ in range(3)),
-        discovery=not large and chance.random() < 0.4,
+        discovery=not large and chance.random() < 0.15,  # full meshes take most of the time
         link=LinkConditions(
             latency=chance.choice((0.0005, 0.005, 0.05)),
             jitter=chance.choice((0.0, 0.002, 0.05)),
