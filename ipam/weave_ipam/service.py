@@ -69,6 +69,9 @@ _REMEMBERED_PAYLOADS = 64
 class Ipam:
     """Address allocation of one router. `clock`: Unix seconds, told to others for information only.
 
+    `uptime`: which boot of the machine this is, and seconds since its beginning, those of sleep included; serves to
+    tell for how long this peer was away. The clock may not, since it may jump.
+
     `begin` reads the store; it must be called before anything else, and before the router runs.
     """
 
@@ -80,12 +83,14 @@ class Ipam:
         *,
         random: RandomSource,
         clock: Callable[[], float],
+        uptime: Callable[[], tuple[str, float]] = lambda: ("", trio.current_time()),
     ) -> None:
         self.settings = settings
         self._mesh = mesh
         self._store = store
         self._random = random
         self._clock = clock
+        self._uptime = uptime
         self._allocator: Allocator
         self._removals: Removals
         self._answers = trio.Event()
@@ -114,7 +119,6 @@ class Ipam:
                 log.warning("The stored addresses are dropped: %s", reason)
             await self._store.write(dict.fromkeys(values))
         own = self._mesh.topology.own
-        away = self._clock() - kept.alive if kept is not None else 0.0
         self._allocator = Allocator(
             ourselves,
             own.nickname,
@@ -124,7 +128,7 @@ class Ipam:
             random=self._random,
             now=trio.current_time(),
             stored=kept,
-            confirmed=0 <= away <= SHORT_ABSENCE_S,
+            confirmed=kept is None or self._was_here_just_now(kept),
         )
         self._removals = Removals(
             ourselves,
@@ -137,6 +141,10 @@ class Ipam:
         await self._commit()
         self._mesh.register(CHANNEL, _Channel(self), self._speaks_to)
         self._mesh.register(REMOVAL_CHANNEL, _RemovalChannel(self))
+
+    def _was_here_just_now(self, kept: stored.Stored) -> bool:
+        boot, now = self._uptime()
+        return kept.alive is not None and kept.alive[0] == boot and 0 <= now - kept.alive[1] <= SHORT_ABSENCE_S
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled. Raises the store's errors: what cannot be stored must not be given out."""
@@ -335,7 +343,7 @@ class Ipam:
                 self._ask_for_confirmation()
             if allocator.ring and allocator.confirmed and now - written >= ALIVE_S:
                 written = now
-                await self._store.write(stored.alive_changes(self._clock()))
+                await self._store.write(stored.alive_changes(self._uptime()))
             self._wake()
             await trio.sleep(REPEAT_S)
 
@@ -417,7 +425,7 @@ class Ipam:
                 changes |= stored.nickname_changes(nicknames)
         replies, self._replies = self._replies, []
         if changes:
-            await self._store.write(changes | stored.alive_changes(self._clock()))
+            await self._store.write(changes | stored.alive_changes(self._uptime()))
         if state is not self._told:
             self._told, self._encoded = state, None
         committed.set()

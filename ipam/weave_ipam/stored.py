@@ -6,7 +6,7 @@
     ipam/nicknames        {peer: nickname} of the owners
     ipam/vote/<peer>      [number, taker]: to whose removal we have agreed
     ipam/election         [uid, promise, accepted, value, origin]: what we have said, while there is no ring
-    ipam/alive            when this peer was last known to run (Unix seconds)
+    ipam/alive            [boot, seconds]: when this peer was last known to run
 
 An entry each, so that an allocation writes two short ones, however long the ring is.
 """
@@ -48,7 +48,8 @@ class Stored:
     records: dict[str, Record] = field(default_factory=dict)
     nicknames: dict[PeerName, str] = field(default_factory=dict)
     votes: dict[PeerName, Ballot] = field(default_factory=dict)
-    alive: float = 0.0
+    alive: tuple[str, float] | None = None
+    """Which boot of the machine, and how many seconds after its beginning."""
     election: tuple[Voter, Claims] | None = None
 
 
@@ -79,7 +80,9 @@ def read_stored(values: Mapping[str, Any], network: Network, ourselves: PeerName
         }
         seeds = tuple(parse_peer_name(name) for name in about["seeds"])
         election = _read_claims(values[_ELECTION], ourselves) if _ELECTION in values else None
-        return Stored(entries, seeds, records, nicknames, votes, float(values.get(_ALIVE, 0)), election), ""
+        boot, seconds = values.get(_ALIVE, ("", 0))
+        alive = (str(boot), float(seconds)) if seconds else None
+        return Stored(entries, seeds, records, nicknames, votes, alive, election), ""
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StoredStateError(f"the stored addresses cannot be read ({error}); 'weave reset' starts anew") from error
 
@@ -139,9 +142,9 @@ def nickname_changes(nicknames: Mapping[PeerName, str]) -> dict[str, Any]:
     return {_NICKNAMES: {format_peer_name(peer): text for peer, text in nicknames.items()}}
 
 
-def alive_changes(clock: float) -> dict[str, Any]:
+def alive_changes(moment: tuple[str, float]) -> dict[str, Any]:
     """What to write now and then while this peer runs."""
-    return {_ALIVE: clock}
+    return {_ALIVE: list(moment)}
 
 
 def _record(record: Record, universe: AddressRange) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from weave_net.attachments import Attachments
 from weave_net.container_addresses import ContainerAddresses
 from weave_net.devices import DeviceNames, remember_devices
 from weave_net.errors import DaemonError, SettingsError
+from weave_net.host_facts import read_uptime
 from weave_net.http_server import GRACE_S, bind_tcp_socket, bind_unix_socket, serve_http
 from weave_net.identity import establish_name
 from weave_net.logging_setup import reopen_log_file
@@ -201,7 +202,7 @@ async def _open_ipam(settings: DaemonSettings, router: Router, store: Store, fac
         if not settings.ipalloc_range_given:
             raise SettingsError(f"{text}; give another one with --ipalloc-range, the same on all hosts")
         _log.warning("%s: containers cannot reach what is behind that route, or the other way round", text)
-    ipam = Ipam(allocation, router.mesh, store, random=random.SystemRandom(), clock=time.time)
+    ipam = Ipam(allocation, router.mesh, store, random=random.SystemRandom(), clock=time.time, uptime=read_uptime)
     await ipam.begin()
     router.on_routes_changed(ipam.routes_changed)
     return ipam

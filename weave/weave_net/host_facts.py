@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -18,6 +19,7 @@ _DRIVER_INFO_BYTES = 196  # sizeof(struct ethtool_drvinfo)
 _IFREQ_BYTES = 40
 
 _ROUTES = Path("/proc/thread-self/net/route")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _MACHINE_UUID_FILES = (Path("/sys/class/dmi/id/product_uuid"), Path("/sys/hypervisor/uuid"))
 
@@ -44,6 +46,11 @@ def read_host_facts(bridge: str) -> HostFacts:
         bridge_mac=read_bridge_mac(bridge),
         routes=read_routes(bridge),
     )
+
+
+def read_uptime() -> tuple[str, float]:
+    """Which boot of this machine it is, and the seconds since its beginning, those of sleep included."""
+    return _first_line((_BOOT_ID,)), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def read_routes(bridge: str) -> tuple[IPv4Network, ...]:
