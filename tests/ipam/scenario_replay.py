@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 WAIT = 10.0
 """Seconds that a request waits, as in the daemon."""
 CLOCK = 1_700_000_000
+MAX_MESSAGES = 100
+"""More than any operation of the scenarios leads to: whoever sends so many will not stop."""
 
 
 def short(address: str) -> str:
@@ -317,6 +319,7 @@ class Network:
                 self._check(name, allocator)
             if not self._queue:
                 return
+            assert len(self._log) < MAX_MESSAGES, "messages without end"
             self._pass(self._queue.popleft())
 
     def _take_effects(self, name: PeerName, allocator: Allocator) -> None:
