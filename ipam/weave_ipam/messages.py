@@ -47,6 +47,7 @@ _STATE = gob.Struct(
     "gossipState",
 )
 _RANGE = gob.Struct({"Start": gob.UINT32, "End": gob.UINT32}, "Range")
+_STATES, _RANGES = gob.Codec(_STATE), gob.Codec(_RANGE)
 
 
 class Kind(IntEnum):
@@ -89,9 +90,7 @@ def encode_state(state: State, clock: int) -> bytes:
         }
     elif state.claims is not None:
         content["Paxos"] = [(_voter(voter), _claims(claims)) for voter, claims in state.claims.items()]
-    encoder = gob.Encoder()
-    encoder.encode(_STATE, content)
-    return encoder.getvalue()
+    return _STATES.encode(_STATE, content)
 
 
 @lru_cache(maxsize=65536)
@@ -103,8 +102,7 @@ def _encode_entry(entry: Entry) -> bytes:
 
 def decode_state(payload: bytes) -> State:
     """Read a payload. Raises `ProtocolError`; an invalid ring (section 2) is found by `Ring.check`."""
-    decoder = gob.Decoder(payload)
-    content = decoder.value(_STATE)
+    content = _STATES.decode(_STATE, payload)
     nicknames = {PeerName(_name(name)): text for name, text in content.get("Nicknames", {}).items()}
     if any(gob.byte_length(text) > MAX_NICKNAME_BYTES for text in nicknames.values()):
         raise gob.GobError("nickname too long")
@@ -118,14 +116,12 @@ def decode_state(payload: bytes) -> State:
 
 def encode_range(wanted: AddressRange) -> bytes:
     """A range as a space request or its denial carry it."""
-    encoder = gob.Encoder()
-    encoder.encode(_RANGE, {"Start": wanted.start, "End": wanted.end})
-    return encoder.getvalue()
+    return _RANGES.encode(_RANGE, {"Start": wanted.start, "End": wanted.end})
 
 
 def decode_range(payload: bytes) -> AddressRange:
     """Read a range. Raises `GobError`."""
-    content = gob.Decoder(payload).value(_RANGE)
+    content = _RANGES.decode(_RANGE, payload)
     start, end = content.get("Start", 0), content.get("End", 0)
     if start >= end:
         raise gob.GobError(f"range of no addresses: {start}-{end}")

@@ -70,10 +70,12 @@ _MESSAGE = gob.Struct(
 )
 
 
+_MESSAGES = gob.Codec(_MESSAGE)
+
+
 def encode_message(message: Message) -> bytes:
     """A payload."""
-    encoder = gob.Encoder()
-    encoder.encode(
+    return _MESSAGES.encode(
         _MESSAGE,
         {
             "Step": message.step,
@@ -83,12 +85,11 @@ def encode_message(message: Message) -> bytes:
             "Text": message.text,
         },
     )
-    return encoder.getvalue()
 
 
 def decode_message(payload: bytes) -> Message:
     """Read a payload. Raises `GobError`."""
-    content = gob.Decoder(payload).value(_MESSAGE)
+    content = _MESSAGES.decode(_MESSAGE, payload)
     step, peer, taker = content.get("Step", 0), content.get("Peer", 0), content.get("Taker", 0)
     number, text = content.get("Number", 0), content.get("Text", "")
     if step not in set(Step) or (peer | taker) >> 48 or number >= _MAX_NUMBER or gob.byte_length(text) > MAX_TEXT_BYTES:

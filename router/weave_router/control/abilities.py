@@ -35,6 +35,7 @@ _ANNOUNCEMENT = gob.Struct(
     "announcement",
 )
 _PAYLOAD = gob.Slice(_ANNOUNCEMENT, limit=MAX_PEERS)
+_CODEC = gob.Codec(_PAYLOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class AbilitiesChannel:
 
     def _learn(self, payload: bytes) -> dict[PeerName, None]:
         news: dict[PeerName, None] = {}
-        for item in gob.Decoder(payload).value(_PAYLOAD):
+        for item in _CODEC.decode(_PAYLOAD, payload):
             peer = PeerName(item.get("Peer", NO_PEER))
             abilities = item.get("Abilities", ())
             if peer == NO_PEER or peer >> 48 or any(gob.byte_length(text) > MAX_ABILITY_BYTES for text in abilities):
@@ -130,9 +131,4 @@ class _Announcements:
             for name in self._names
             if (known := self._known.get(name)) is not None
         ]
-        return [_DEFINITIONS + _ENCODER.chunk(_PAYLOAD, items)]
-
-
-_ENCODER = gob.Encoder()
-_ENCODER.define(_PAYLOAD)
-_DEFINITIONS = _ENCODER.getvalue()
+        return [_CODEC.encode(_PAYLOAD, items)]

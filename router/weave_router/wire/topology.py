@@ -43,19 +43,7 @@ _CONNECTION = gob.Struct(
 _CONNECTIONS = gob.Slice(_CONNECTION, limit=MAX_CONNECTIONS)
 
 
-def _encoder() -> tuple[gob.Encoder, bytes]:
-    encoder = gob.Encoder()
-    encoder.define(_PEER)
-    encoder.define(_CONNECTIONS)
-    return encoder, encoder.getvalue()
-
-
-_ENCODER, _DEFINITIONS = _encoder()
-_DEFINED = 3
-"""How many types the definitions define."""
-_MAX_IDLE = 8
-_idle_decoders: list[gob.Decoder] = []
-"""Decoders that have read our own definitions, for the next payloads."""
+_CODEC = gob.Codec(_PEER, _CONNECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +90,13 @@ class PeerRecord:
             }
             for link in self.links
         ]
-        return _ENCODER.chunk(_PEER, peer) + _ENCODER.chunk(_CONNECTIONS, links)
+        return _CODEC.chunk(_PEER, peer) + _CODEC.chunk(_CONNECTIONS, links)
 
 
 def encode_records(records: Iterable[PeerRecord]) -> bytes:
     """A payload of these records; empty without any."""
     encoded = b"".join(record.encoded for record in records)
-    return _DEFINITIONS + encoded if encoded else b""
+    return _CODEC.definitions + encoded if encoded else b""
 
 
 def decode_records(payload: bytes, known: Container[bytes] = frozenset()) -> Iterator[PeerRecord]:
@@ -117,12 +105,7 @@ def decode_records(payload: bytes, known: Container[bytes] = frozenset()) -> Ite
     Records that no honest peer sends (zero name, version out of range) are left out; the rest is used. Those whose
     encoding is `known` are passed over: most records of a payload are, and decoding them would be most of the work.
     """
-    own = payload.startswith(_DEFINITIONS)
-    if own and _idle_decoders:  # to prepare one takes longer than to read most payloads
-        decoder = _idle_decoders.pop()
-        decoder.restart(payload, len(_DEFINITIONS))
-    else:
-        decoder = gob.Decoder(payload)
+    decoder = _CODEC.decoder(payload)
     count = 0
     while not decoder.at_end():
         if decoder.peek(2) in known:
@@ -143,9 +126,7 @@ def decode_records(payload: bytes, known: Container[bytes] = frozenset()) -> Ite
         links = _read_links(decoder.value(_CONNECTIONS), name)
         if name != NO_PEER and version <= MAX_VERSION:
             yield PeerRecord(name, nickname, peer.get("UID", 0), version, short_id, links)
-    if own and decoder.definitions == _DEFINED and len(_idle_decoders) < _MAX_IDLE:
-        decoder.restart(b"", 0)
-        _idle_decoders.append(decoder)
+    _CODEC.done(decoder, payload)
 
 
 def _read_links(connections: Iterable[dict[str, Any]], name: PeerName) -> tuple[Link, ...]:
