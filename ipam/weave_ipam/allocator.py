@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from weave_ipam.effects import Answer, Broadcast, BroadcastClaims, Effect, SendRange, SendState
 from weave_ipam.election import Claims, Election, Voter
 from weave_ipam.errors import AddressInUse, IpamError, NotFound, RingRefused, SettingsError, Unserved
 from weave_ipam.leases import Lease, Leases, Record, block_to_give
@@ -67,44 +68,6 @@ class PeerDirectory(Protocol):
 
     def targets(self) -> int:
         """How many addresses of other peers the operator named: a guess of the network's size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Broadcast:
-    """Tell all peers our state."""
-
-
-@dataclass(frozen=True, slots=True)
-class BroadcastClaims:
-    """Tell all peers what we say in the election, and only that: many say something at the same time."""
-
-    voter: Voter
-
-
-@dataclass(frozen=True, slots=True)
-class SendState:
-    """Tell one peer our state."""
-
-    destination: PeerName
-
-
-@dataclass(frozen=True, slots=True)
-class SendRange:
-    """Ask a peer for space, or deny it."""
-
-    destination: PeerName
-    kind: Kind
-    wanted: AddressRange
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Wake whoever waits for this request."""
-
-    request: Request
-
-
-Effect = Broadcast | BroadcastClaims | SendState | SendRange | Answer
 
 
 @dataclass(slots=True)

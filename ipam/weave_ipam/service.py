@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_ipam import stored
-from weave_ipam.allocator import (
-    MAX_NICKNAMES,
-    Allocator,
-    Answer,
-    Broadcast,
-    BroadcastClaims,
-    Carrier,
-    SendRange,
-    SendState,
-)
+from weave_ipam.allocator import MAX_NICKNAMES, Allocator, Carrier
+from weave_ipam.effects import Answer, Broadcast, BroadcastClaims, SendRange, SendState
 from weave_ipam.errors import NotFound, RemovalRefused
 from weave_ipam.leases import Lease
 from weave_ipam.messages import CHANNEL, Kind, State, decode_range, decode_state, encode_range, encode_state

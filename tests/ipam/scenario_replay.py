@@ -14,16 +14,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any, assert_never
 
 from vector_files import peer
-from weave_ipam.allocator import (
-    Allocator,
-    Answer,
-    Broadcast,
-    BroadcastClaims,
-    Carrier,
-    PeerDirectory,
-    SendRange,
-    SendState,
-)
+from weave_ipam.allocator import Allocator, Carrier, PeerDirectory
+from weave_ipam.effects import Answer, Broadcast, BroadcastClaims, SendRange, SendState
 from weave_ipam.errors import IpamError, RingRefused
 from weave_ipam.leases import Lease
 from weave_ipam.messages import Kind, State, decode_range, decode_state, encode_range, encode_state
