@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 ANONYMOUS = "_"
 """Identifier for "none": the address is recorded under its own text."""
-EXPOSED = "weave:expose"
-"""Identifier of the host itself, whose address is on the bridge."""
 
 
 @dataclass(eq=False, kw_only=True)

@@ -211,6 +211,20 @@ async def test_who_was_away_but_not_removed_goes_on(hosts: Hosts) -> None:
 
 
 @among_four
+async def test_the_last_host_that_is_left_is_freed_by_force(hosts: Hosts) -> None:
+    for number in (1, 2, 3, 4):
+        await hosts.crash(number)
+    await trio.sleep(LONG_GONE)
+    await hosts.start(4)
+    with pytest.raises(Unserved, match="weave rmpeer --force"):
+        await hosts.ipams[4].allocate("second", wait=3)
+    for number in (1, 2, 3):
+        assert await hosts.ipams[4].remove_peer(f"node {number}", force=True) == 64
+    await hosts.ipams[4].allocate("second", wait=3)
+    assert hosts.shares(4) == {"node 4": 256}
+
+
+@among_four
 async def test_a_short_restart_needs_nobody(hosts: Hosts) -> None:
     before = hosts.ipams[4].owned()
     await hosts.crash(4)
