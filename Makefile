@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := weave router ipam tests
+SOURCES := weave router ipam dns tests
 BENCH ?=
 SEEDS ?= 20
 PEERS ?= 30
