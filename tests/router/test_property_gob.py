@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -284,3 +285,42 @@ def test_a_number_too_large_for_its_field_is_refused(bits: int, number: int) -> 
     else:
         with pytest.raises(gob.GobError):
             decoder.value(schema)
+
+
+@given(st.integers(0, 60), st.integers(1, 20), st.binary(max_size=5), st.integers(0, 9))
+def test_a_long_slice_is_read_in_pieces_as_it_is_read_at_once(count: int, size: int, tail: bytes, number: int) -> None:
+    element = gob.Struct({"Name": gob.STRING, "Number": gob.UINT})
+    schema = gob.Struct(
+        {"Head": gob.UINT, "Unknown": gob.UINT, "List": gob.Slice(element, limit=60), "Tail": gob.BYTES}
+    )
+    known = gob.Struct({name: part for name, part in schema.fields.items() if name != "Unknown"})
+    value = {
+        "Head": number,
+        "Unknown": 5,
+        "List": [{"Name": f"n{index}", "Number": index} for index in range(count)],
+        "Tail": tail,
+    }
+    encoder = gob.Encoder()
+    encoder.encode(schema, value)
+    stream = encoder.getvalue()
+    gathered: dict[str, Any] = {}
+    for name, part, position in gob.Decoder(stream).pieces(known, size):
+        assert 0 < position <= len(stream)
+        if name == "List":
+            assert 0 < len(part) <= size
+            gathered.setdefault("List", []).extend(part)
+        else:
+            gathered[name] = part
+    assert gathered == gob.Decoder(stream).value(known)
+
+
+@given(st.binary(max_size=40), st.integers(0, 200))
+def test_a_damaged_stream_read_in_pieces_is_a_gob_error_or_a_value(damage: bytes, where: int) -> None:
+    schema = gob.Struct({"Head": gob.UINT, "List": gob.Slice(gob.UINT, limit=60)})
+    encoder = gob.Encoder()
+    encoder.encode(schema, {"Head": 5, "List": list(range(30))})
+    stream = bytearray(encoder.getvalue())
+    stream[where % len(stream) : where % len(stream) + len(damage)] = damage
+    with contextlib.suppress(gob.GobError):
+        for _ in gob.Decoder(bytes(stream)).pieces(schema, 7):
+            pass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from weave_router.wire.envelope import Envelope, Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from weave_router.wire.peer_name import PeerName
 
@@ -33,8 +33,8 @@ class GossipData(Protocol):
     def merge(self, other: GossipData) -> GossipData:
         """This and another one of the same channel in one."""
 
-    def encode(self) -> Sequence[bytes]:
-        """The payloads to send, normally one."""
+    def encode(self) -> Iterable[bytes]:
+        """The payloads to send, normally one; each is made when the one before has been sent."""
 
 
 class Channel(Protocol):
@@ -114,7 +114,7 @@ class Outbox:
         self._waiting_bytes = 0
         self._gossip: dict[str, GossipData] = {}
         self._broadcasts: dict[tuple[str, PeerName], GossipData] = {}
-        self._ready: deque[bytes] = deque()
+        self._ready: Iterator[bytes] = iter(())
         self._relayed: deque[bytes] = deque()
         self._relayed_bytes = 0
         self.dropped = 0
@@ -165,20 +165,20 @@ class Outbox:
             message = self._messages.popleft()
             self._waiting_bytes -= len(message)
             return message
-        while not self._ready:
+        while (ready := next(self._ready, None)) is None:
             if self._gossip:
                 channel = next(iter(self._gossip))
-                payloads = self._gossip.pop(channel).encode()
-                tag, source = Tag.GOSSIP, self._ourselves
+                self._ready = self._messages_of(Tag.GOSSIP, channel, self._ourselves, self._gossip.pop(channel))
             elif self._broadcasts:
                 channel, source = next(iter(self._broadcasts))
-                payloads = self._broadcasts.pop((channel, source)).encode()
-                tag = Tag.BROADCAST
+                self._ready = self._messages_of(Tag.BROADCAST, channel, source, self._broadcasts.pop((channel, source)))
             elif self._relayed:
                 message = self._relayed.popleft()
                 self._relayed_bytes -= len(message)
                 return message
             else:
                 return None
-            self._ready.extend(Envelope(tag, channel, source, payload).encode() for payload in payloads)
-        return self._ready.popleft()
+        return ready
+
+    def _messages_of(self, tag: Tag, channel: str, source: PeerName, data: GossipData) -> Iterator[bytes]:
+        return (Envelope(tag, channel, source, payload).encode() for payload in data.encode())

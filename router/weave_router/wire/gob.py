@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from weave_router.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Reader = Callable[[bytes, int, int], tuple[Any, int]]
     Writer = Callable[[bytearray, Any], None]
@@ -267,6 +267,44 @@ class Decoder:
             raise GobError("bytes left over behind a value")
         return value
 
+    def pieces(self, schema: Struct, size: int) -> Iterator[tuple[str, Any, int]]:
+        """Read the next value, a struct, in steps that the caller may pause between. Raises `GobError`.
+
+        Yields the name of each field, its value, and where in the stream what follows it begins. A slice comes as
+        lists of at most `size` elements, with the field's name again each time.
+        """
+        number, pos, end = self._next()
+        wire, data = self._types.get(number), self._data
+        if not isinstance(wire, _WireStruct):
+            raise GobError(f"type number {number} where a struct is expected")
+        index = -1
+        while True:
+            delta, pos = read_uint(data, pos, end)
+            if delta == 0:
+                break
+            index += delta
+            if index >= len(wire.fields):
+                raise GobError("field number beyond the struct")
+            name, part_number = wire.fields[index]
+            part, part_wire = schema.fields.get(name), self._types.get(part_number)
+            if part is None:
+                pos = self._skip(part_number, pos, end, 1)
+            elif isinstance(part, Slice) and isinstance(part_wire, _WireSlice):
+                read = self._reader(part_wire.element, part.element)
+                count, pos = self._count(part, pos, end)
+                while count:
+                    values = []
+                    for _ in range(min(size, count)):
+                        value, pos = read(data, pos, end)
+                        values.append(value)
+                    count -= len(values)
+                    yield name, values, pos
+            else:
+                value, pos = self._reader(part_number, part)(data, pos, end)
+                yield name, value, pos
+        if pos != end:
+            raise GobError("bytes left over behind a value")
+
     def peek(self, count: int) -> bytes:
         """The next chunks as they are; fewer bytes, perhaps none, where so many values do not follow at once."""
         data, pos = self._data, self._pos
@@ -381,10 +419,7 @@ class Decoder:
         element = self._reader(wire.element, schema.element)
 
         def read(data: bytes, pos: int, end: int) -> tuple[list[Any], int]:
-            count, pos = read_uint(data, pos, end)
-            if count > min(end - pos, schema.limit):
-                raise GobError(f"{count} elements of a slice")
-            self._spend(count)
+            count, pos = self._count(schema, pos, end)
             values = []
             for _ in range(count):
                 value, pos = element(data, pos, end)
@@ -392,6 +427,13 @@ class Decoder:
             return values, pos
 
         return read
+
+    def _count(self, schema: Slice, pos: int, end: int) -> tuple[int, int]:
+        count, pos = read_uint(self._data, pos, end)
+        if count > min(end - pos, schema.limit):
+            raise GobError(f"{count} elements of a slice")
+        self._spend(count)
+        return count, pos
 
     def _map_reader(self, wire: _WireMap, schema: Map) -> Reader:
         read_key = self._reader(wire.key, schema.key)
