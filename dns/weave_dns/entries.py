@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from weave_dns.names import fold
-from weave_router.wire.peer_name import PeerName
+from weave_router.wire.peer_name import PeerName  # noqa: TC001 - typing.get_type_hints reads it
 
 Address = IPv4Address | IPv6Address
 WireOrder = tuple[bytes, int, bytes, int]

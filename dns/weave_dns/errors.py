@@ -4,6 +4,7 @@ DnsError
  ├── SettingsError     a domain, address or number that makes no sense
  ├── InvalidName       a text that is no host name
  ├── OutsideDomain     a name that is not in the domain that we serve
+ ├── TooMany           there is no room for another name
  ├── Unresolved        no upstream server gave an answer
  └── StoredStateError  the stored state cannot be read
 """
@@ -25,6 +26,10 @@ class InvalidName(DnsError):  # noqa: N818 - named after what is the case
 
 class OutsideDomain(DnsError):  # noqa: N818
     """The name is not in the domain that is served."""
+
+
+class TooMany(DnsError):  # noqa: N818
+    """There is no room for another name."""
 
 
 class Unresolved(DnsError):  # noqa: N818

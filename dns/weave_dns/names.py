@@ -1,4 +1,4 @@
-"""Host names as texts with a final dot (RFC 1035): their form, their place in a domain, and names that stand for addresses.
+"""Host names as texts with a final dot (RFC 1035): form, place in a domain, and those that stand for addresses.
 
 Letter case means nothing but is kept. `fold` gives the form in which names are compared.
 """

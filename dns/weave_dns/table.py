@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from weave_dns.names import fold
@@ -30,6 +31,7 @@ class Table:
         self._parents: dict[str, int] = {}
         self._addresses: dict[Address, dict[Identity, Entry]] = {}
         self._origins: dict[PeerName, dict[Identity, None]] = {}
+        self._families: Counter[int] = Counter()
         self.generation = 0
         """Grows with every change."""
 
@@ -50,7 +52,9 @@ class Table:
         before = self._entries.get(identity)
         if before is None and len(self._entries) >= MAX_ENTRIES:
             return False
-        if before is not None:
+        if before is None:
+            self._families[entry.address.version] += 1
+        else:
             self._leave_indexes(identity, before)
             self._leave_order(before)
         order = entry.wire_order
@@ -72,6 +76,7 @@ class Table:
         entry = self._entries.pop(identity)
         self._leave_indexes(identity, entry)
         self._leave_order(entry)
+        self._families[entry.address.version] -= 1
         origin = self._origins[entry.origin]
         del origin[identity]
         if not origin:
@@ -98,10 +103,13 @@ class Table:
         """The peers that have entries."""
         return list(self._origins)
 
-    def alive(self) -> list[Entry]:
-        """The living entries, in the order of memory."""
-        living = [entry for entry in self._entries.values() if not entry.tombstone]
-        return sorted(living, key=lambda entry: entry.memory_order)
+    def in_memory_order(self) -> list[Entry]:
+        """All of them, dead ones too, in the order of memory."""
+        return sorted(self._sorted, key=lambda entry: entry.memory_order)
+
+    def has_family(self, version: int) -> bool:
+        """Whether there are entries, alive or dead, with addresses of IPv4 or IPv6 (4 or 6)."""
+        return self._families[version] > 0
 
     def count_alive(self) -> int:
         """How many entries are alive."""

@@ -1,0 +1,269 @@
+"""What a peer knows of all names, and how it changes (dns.md sections 2, 4, 5, 14, 15); without I/O.
+
+    own additions and deletions ─┐
+    entries of other peers ──────┼─> table ──> to store (own), to broadcast (own), to pass on (news)
+    peers that come and go ──────┘
+
+Beyond the reference: entries of a peer that the topology does not know yet wait for it; those of a peer that is out of
+sight stay for a while; a tombstone's age is counted from when it came here, so that no clock but our own matters, and
+what it buried is remembered for longer, so that peers do not hand old tombstones round for ever.
+
+Times: `now` in seconds of a clock that never jumps, `unix` in Unix seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from weave_dns.entries import Entry
+from weave_dns.errors import OutsideDomain, TooMany
+from weave_dns.names import absolute, fold, is_within
+from weave_dns.table import MAX_ENTRIES, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from weave_dns.entries import Address, Identity
+    from weave_router.wire.peer_name import PeerName
+
+ABSENCE_S = 30.0
+"""Names of a peer that cannot be reached are kept for so long."""
+PARKING_S = 60.0
+"""Entries of a peer that is not known wait for so long that it becomes known."""
+TOMBSTONE_S = 1800.0
+"""How long a deletion is told to others."""
+BURIED_S = 3600.0
+"""How long after its last mention a deletion that is no longer told is remembered."""
+MAX_PARKED = 1 << 14
+
+
+class _Buried(NamedTuple):
+    state: Entry
+    until: float
+
+
+class Registry:
+    """All that one peer knows of names.
+
+    `known`: whether the topology has a peer. `domain`: with final dot, in which own names must be.
+    """
+
+    def __init__(self, ourselves: PeerName, domain: str, *, known: Callable[[PeerName], bool]) -> None:
+        self.ourselves = ourselves
+        self.domain = domain
+        self.table = Table()
+        self.refused = 0
+        """Entries that were not taken because there were too many."""
+        self._known = known
+        self._attached: dict[Identity, None] = {}
+        self._parked: dict[PeerName, tuple[float, dict[Identity, Entry]]] = {}
+        self._absent: dict[PeerName, float] = {}
+        self._dead_since: dict[Identity, float] = {}
+        self._buried: dict[Identity, _Buried] = {}
+        self._unsaved: dict[Identity, None] = {}
+        self._untold: dict[Identity, None] = {}
+
+    # --- own names --------------------------------------------------------------------------------------------------
+
+    def restore(self, entry: Entry, *, attached: bool, now: float) -> None:
+        """Take up an own entry that was stored."""
+        self._put(entry, now)
+        if attached:
+            self._attached[entry.identity] = None
+
+    def add(self, container: str, address: Address, hostname: str, *, attached: bool = False, now: float) -> Entry:
+        """Give a container's address a name. Raises `InvalidName`, `OutsideDomain`, `TooMany`.
+
+        `attached`: it goes with an attachment of this host. A name that is there already is told again.
+        """
+        name = absolute(hostname)
+        if not is_within(name, self.domain):
+            raise OutsideDomain(f"{hostname} is outside of the domain {self.domain} that containers' names are in")
+        wanted = Entry(container, self.ourselves, address, name)
+        identity = wanted.identity
+        present, buried = self.table.get(identity), self._buried.get(identity)
+        if present is None:
+            self._change(replace(wanted, version=buried.state.version + 1) if buried else wanted, now)
+        elif present.tombstone:
+            # In the spelling that was sent first: to Weave Net 2.8 another one is another entry.
+            self._change(replace(present, version=present.version + 1, tombstone=0), now)
+        entry = self.table.get(identity)
+        if entry is None:
+            raise TooMany(f"{name} is not added: this peer knows {MAX_ENTRIES} names already, and keeps no more")
+        self._untold[identity] = None
+        if attached and identity not in self._attached:
+            self._attached[identity] = None
+            self._unsaved[identity] = None
+        return entry
+
+    def delete(
+        self,
+        container: str | None = None,
+        address: Address | None = None,
+        hostname: str | None = None,
+        *,
+        now: float,
+        unix: int,
+    ) -> list[Entry]:
+        """Delete own names; what is not given matches all. Returns those that were alive."""
+        name = None if hostname is None else fold(hostname if hostname.endswith(".") else f"{hostname}.")
+        gone = [
+            entry
+            for entry in self.table.of_origin(self.ourselves)
+            if not entry.tombstone
+            and container in (None, entry.container)
+            and address in (None, entry.address)
+            and name in (None, entry.identity.hostname)
+        ]
+        for entry in gone:
+            self._change(replace(entry, version=entry.version + 1, tombstone=max(unix, 1)), now)
+            self._untold[entry.identity] = None
+        return gone
+
+    def attached(self) -> list[Entry]:
+        """Living names that go with attachments of this host."""
+        entries = (self.table.get(identity) for identity in self._attached)
+        return [entry for entry in entries if entry is not None and not entry.tombstone]
+
+    def is_attached(self, identity: Identity) -> bool:
+        """Whether this own entry goes with an attachment."""
+        return identity in self._attached
+
+    def take_unsaved(self) -> list[Identity]:
+        """Own entries whose state must be stored (or removed from the store, where the table lacks them)."""
+        unsaved, self._unsaved = list(self._unsaved), {}
+        return unsaved
+
+    def take_untold(self) -> list[Identity]:
+        """Own entries that are to be broadcast."""
+        untold, self._untold = list(self._untold), {}
+        return untold
+
+    # --- names of others --------------------------------------------------------------------------------------------
+
+    def receive(self, entries: Iterable[Entry], now: float, unix: int) -> tuple[list[Identity], list[Identity]]:
+        """Take in what a peer tells: what was new, and all that may be passed on."""
+        news: list[Identity] = []
+        valid: list[Identity] = []
+        for entry in entries:
+            identity = entry.identity
+            if entry.origin == self.ourselves:
+                self._hear_of_own(entry, identity, now, unix)
+            elif not self._known(entry.origin) and entry.origin not in self._absent:
+                self._park(entry, identity, now)
+                continue
+            elif self._merge(entry, identity, now):
+                news.append(identity)
+            if self.table.get(identity) is not None:
+                valid.append(identity)
+        return news, valid
+
+    def _hear_of_own(self, heard: Entry, identity: Identity, now: float, unix: int) -> None:
+        present = self.table.get(identity)
+        if present is not None:
+            if heard.version > present.version or (
+                heard.version == present.version and heard.tombstone != present.tombstone
+            ):
+                # What they have is from an earlier life of ours; its spelling is the one that they know.
+                self._change(replace(present, hostname=heard.hostname, version=heard.version + 1), now)
+                self._untold[identity] = None
+        elif heard.tombstone:
+            if self._merge(heard, identity, now):
+                self._unsaved[identity] = None
+        else:
+            self._change(replace(heard, version=heard.version + 1, tombstone=max(unix, 1)), now)
+            self._untold[identity] = None
+
+    def _merge(self, heard: Entry, identity: Identity, now: float) -> bool:
+        present = self.table.get(identity)
+        if present is not None:
+            return heard.overrules(present) and self._put(heard, now)
+        buried = self._buried.get(identity)
+        if buried is None or heard.overrules(buried.state):
+            return self._put(heard, now)
+        if heard.tombstone:
+            self._bury(buried.state, identity, now)
+            return False
+        return self._put(buried.state, now)  # they have not heard that it is dead
+
+    def _park(self, entry: Entry, identity: Identity, now: float) -> None:
+        _, parked = self._parked.setdefault(entry.origin, (now + PARKING_S, {}))
+        present = parked.get(identity)
+        if present is not None:
+            if entry.overrules(present):
+                parked[identity] = entry
+        elif sum(len(entries) for _, entries in self._parked.values()) < MAX_PARKED:
+            parked[identity] = entry
+        else:
+            self.refused += 1
+            if not parked:
+                del self._parked[entry.origin]
+
+    def peers_changed(self, now: float) -> list[Identity]:
+        """Peers came or went; returns what is news because its origin is known now."""
+        for origin in self.table.origins():
+            if origin == self.ourselves or self._known(origin):
+                self._absent.pop(origin, None)
+            else:
+                self._absent.setdefault(origin, now)
+        news = []
+        for origin in [origin for origin in self._parked if self._known(origin)]:
+            _, parked = self._parked.pop(origin)
+            news += [identity for identity, entry in parked.items() if self._merge(entry, identity, now)]
+        return news
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let go what has had its time; to be called every few seconds."""
+        for origin, since in list(self._absent.items()):
+            if now - since >= ABSENCE_S:
+                del self._absent[origin]
+                for entry in self.table.of_origin(origin):
+                    self._drop(entry.identity)
+        for origin, (until, _) in list(self._parked.items()):
+            if until <= now:
+                del self._parked[origin]
+        for identity, since in list(self._dead_since.items()):
+            if now - since < TOMBSTONE_S:
+                break
+            dead = self.table.get(identity)
+            self._drop(identity)
+            if dead is not None:
+                self._bury(dead, identity, now)
+        for identity, buried in list(self._buried.items()):
+            if buried.until > now:
+                break
+            del self._buried[identity]
+
+    # --- the table --------------------------------------------------------------------------------------------------
+
+    def _change(self, entry: Entry, now: float) -> None:
+        """Set the state of an own entry."""
+        self._put(entry, now)
+        self._unsaved[entry.identity] = None
+
+    def _put(self, entry: Entry, now: float) -> bool:
+        identity = entry.identity
+        if not self.table.put(entry):
+            self.refused += 1
+            return False
+        self._buried.pop(identity, None)
+        self._dead_since.pop(identity, None)
+        if entry.tombstone:
+            self._dead_since[identity] = now
+            self._attached.pop(identity, None)
+        return True
+
+    def _drop(self, identity: Identity) -> None:
+        self._dead_since.pop(identity, None)
+        self.table.remove(identity)
+        if identity.origin == self.ourselves:
+            self._unsaved[identity] = None
+
+    def _bury(self, state: Entry, identity: Identity, now: float) -> None:
+        self._buried.pop(identity, None)  # to the end: the oldest is the first
+        while len(self._buried) >= MAX_ENTRIES:
+            del self._buried[next(iter(self._buried))]
+        self._buried[identity] = _Buried(state, now + BURIED_S)

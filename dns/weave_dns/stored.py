@@ -1,0 +1,55 @@
+"""Own names as they are stored: one record each, so that a change writes what changed."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from weave_dns.entries import Entry, Identity
+from weave_dns.errors import StoredStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from weave_router.wire.peer_name import PeerName
+
+PREFIX = "name/"
+
+
+def key_of(identity: Identity) -> str:
+    """The key of an own name."""
+    return f"{PREFIX}{quote(identity.container, safe=':')}/{identity.address}/{identity.hostname}"
+
+
+def to_json(entry: Entry, *, attached: bool) -> dict[str, Any]:
+    """The record."""
+    return {
+        "container": entry.container,
+        "address": str(entry.address),
+        "hostname": entry.hostname,
+        "version": entry.version,
+        "tombstone": entry.tombstone,
+        "attached": attached,
+    }
+
+
+def from_json(values: Mapping[str, Any], ourselves: PeerName) -> list[tuple[Entry, bool]]:
+    """All records, each with whether it goes with an attachment. Raises `StoredStateError`."""
+    try:
+        return [
+            (
+                Entry(
+                    value["container"],
+                    ourselves,
+                    ip_address(value["address"]),
+                    value["hostname"],
+                    int(value["version"]),
+                    int(value["tombstone"]),
+                ),
+                bool(value["attached"]),
+            )
+            for value in values.values()
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoredStateError(f"the state file holds a name that cannot be read: {error}") from error
