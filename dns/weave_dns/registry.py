@@ -77,9 +77,7 @@ class Registry:
 
         `attached`: it goes with an attachment of this host. A name that is there already is told again.
         """
-        name = absolute(hostname)
-        if not is_within(name, self.domain):
-            raise OutsideDomain(f"{hostname} is outside of the domain {self.domain} that containers' names are in")
+        name = self.check(hostname)
         wanted = Entry(container, self.ourselves, address, name)
         identity = wanted.identity
         present, buried = self.table.get(identity), self._buried.get(identity)
@@ -96,6 +94,13 @@ class Registry:
             self._attached[identity] = None
             self._unsaved[identity] = None
         return entry
+
+    def check(self, hostname: str) -> str:
+        """The name that would be added, with final dot. Raises `InvalidName` and `OutsideDomain`."""
+        name = absolute(hostname)
+        if not is_within(name, self.domain):
+            raise OutsideDomain(f"{hostname} is outside of the domain {self.domain} that containers' names are in")
+        return name
 
     def delete(
         self,

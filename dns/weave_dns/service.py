@@ -107,6 +107,10 @@ class Names:
         await self._settled()
         return entry
 
+    def check(self, hostname: str) -> None:
+        """Whether this name could be added. Raises `InvalidName` and `OutsideDomain`."""
+        self._registry.check(hostname)
+
     async def remove(
         self, container: str | None = None, address: Address | None = None, hostname: str | None = None
     ) -> list[Entry]:
@@ -155,7 +159,7 @@ class Names:
                 send(family.channel, _NamesGossip(self, family, sorted_out[family.channel]))
 
     def complete_state(self, family: Family) -> GossipData | None:
-        """All entries of a family. Weave Net 2.8 says it, too, when there are none; the channel of ours stays silent."""
+        """All entries of a family. Weave Net 2.8 tells, too, that there are none; the channel of ours stays silent."""
         if family.version == 4 or self.table.has_family(family.version):
             return _NamesGossip(self, family)
         return None

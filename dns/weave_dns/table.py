@@ -103,10 +103,6 @@ class Table:
         """The peers that have entries."""
         return list(self._origins)
 
-    def in_memory_order(self) -> list[Entry]:
-        """All of them, dead ones too, in the order of memory."""
-        return sorted(self._sorted, key=lambda entry: entry.memory_order)
-
     def has_family(self, version: int) -> bool:
         """Whether there are entries, alive or dead, with addresses of IPv4 or IPv6 (4 or 6)."""
         return self._families[version] > 0

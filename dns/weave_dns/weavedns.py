@@ -7,17 +7,21 @@ gossip ─> names ─> zone ─> responder ─> server ─> clients
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+import dns.name
+import dns.rdatatype
 import trio
 
-from weave_dns.forwarder import Forwarder
+from weave_dns.forwarder import Forwarder, Question
+from weave_dns.names import absolute, fold, wire_labels
 from weave_dns.resolv_conf import ResolvConf
 from weave_dns.responder import Responder
 from weave_dns.server import Server
 from weave_dns.service import Names
-from weave_dns.status import DnsStatus, NameStatus
-from weave_dns.zone import Zone
+from weave_dns.status import DnsStatus
+from weave_dns.zone import AAAA, A, Zone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +56,8 @@ class WeaveDns:
         self._ourselves = mesh.ourselves
         self._resolv_conf = ResolvConf(settings.resolv_conf, own=lambda: self._server.own_addresses())
         self._forwarder = Forwarder(self._upstream, timeout=settings.fallback_timeout, random=random)
-        responder = Responder(Zone(table, settings.domain, settings.ttl), table, random=random)
+        self._zone = Zone(table, settings.domain, settings.ttl)
+        responder = Responder(self._zone, table, random=random)
         self._server = Server(settings, responder, watch=watch, resolve=self._forwarder.resolve, networks=networks)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -70,27 +75,48 @@ class WeaveDns:
 
     def status(self) -> DnsStatus:
         """All there is to tell, at this moment."""
-        entries = self.names.table.in_memory_order()
+        counters = Counter(self._server.counters)
+        for name, count in self._forwarder.counters.items():
+            counters[f"upstream_{name}"] = count
+        return DnsStatus(
+            ourselves=self._ourselves,
+            domain=self.settings.domain,
+            upstream=tuple(map(str, self._resolv_conf.current)),
+            ttl=self.settings.ttl,
+            listening=tuple(map(str, self.listening)),
+            troubles=self.troubles(),
+            entries=tuple(self.names.table.entries()),
+            counters=dict(counters),
+        )
+
+    def troubles(self) -> tuple[str, ...]:
+        """What keeps it from answering, in words for the operator."""
         troubles = [f"cannot listen at {address}: {reason}" for address, reason in self._server.troubles.items()]
         if not self.listening and not troubles:
             troubles.append(WAITING)
         if self._resolv_conf.status:
             troubles.append(self._resolv_conf.status)
-        counters = Counter(self._server.counters)
-        for name, count in self._forwarder.counters.items():
-            counters[f"upstream_{name}"] = count
-        return DnsStatus(
-            domain=self.settings.domain,
-            upstream=tuple(map(str, self._resolv_conf.current)),
-            ttl=self.settings.ttl,
-            listening=tuple(map(str, self.listening)),
-            troubles=tuple(troubles),
-            entries=tuple(
-                NameStatus(e.hostname, e.origin, e.container, str(e.address), e.version, e.tombstone) for e in entries
-            ),
-            own=sum(1 for entry in entries if entry.origin == self._ourselves and not entry.tombstone),
-            counters=dict(counters),
-        )
+        return tuple(troubles)
+
+    async def look_up(self, name: str) -> list[Address]:
+        """The addresses of a name, as a container gets them; none where there are none.
+
+        Raises `InvalidName`, and `Unresolved` for an outside name that nobody could be asked about.
+        """
+        labels = wire_labels(absolute(fold(name)))
+        found: list[Address] = []
+        for rdtype, kind in ((A, IPv4Address), (AAAA, IPv6Address)):
+            answer = self._zone.look_up(labels, rdtype)
+            if answer is not None:
+                found += [kind(data) for _, data in answer.records]
+            else:
+                found += await self._ask_others(labels, rdtype)
+        return found
+
+    async def _ask_others(self, labels: tuple[bytes, ...], rdtype: int) -> list[Address]:
+        question = Question(dns.name.Name((*labels, b"")), dns.rdatatype.RdataType.make(rdtype))
+        message = await self._forwarder.resolve(question, dnssec_ok=False, checking_disabled=False)
+        return [ip_address(record.address) for rrset in message.answer for record in rrset if record.rdtype == rdtype]
 
     async def _upstream(self) -> Sequence[Address]:
         return await self._resolv_conf.servers(trio.current_time())

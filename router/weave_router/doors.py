@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
     from ipaddress import IPv4Interface, IPv6Interface
 
 JsonValue = Any
@@ -83,6 +84,28 @@ class Host(Protocol):
         """Give an existing device (the TAP) its MTU, make it a port of the bridge and bring it up.
 
         `isolated` ports do not exchange frames with each other. The port's own MAC learning is left on.
+        """
+
+    async def bridge_addresses(self, bridge: str) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """The host's own addresses on the bridge, in the kernel's order, link-local IPv6 left out."""
+
+    async def add_bridge_address(self, bridge: str, address: IPv4Interface | IPv6Interface) -> bool:
+        """Give the bridge an address and announce it, as `attach` does; False if the bridge had it.
+
+        An address of IPv6 can be used at once: there is no duplicate detection. The same address with another prefix
+        length is another one.
+        """
+
+    async def remove_bridge_address(self, bridge: str, address: IPv4Interface | IPv6Interface) -> bool:
+        """Take an address from the bridge; False if it, or the bridge, is gone already."""
+
+    def watch_addresses(
+        self, bridge: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[IPv4Interface | IPv6Interface, ...]]]:
+        """What `bridge_addresses` answers, now and each time that it has changed, whoever changed it.
+
+        Empty while there is no bridge of that name. Changes in quick succession come as one, so that a slow reader
+        misses steps but never the last state. The iteration does not end by itself.
         """
 
     async def attach(self, request: VethRequest) -> VethInfo:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,14 @@ class World(Protocol):
 
     def has_multicast_route(self, namespace: str, interface: str) -> bool: ...
 
+    def host_addresses(self, device: str) -> set[str]:
+        """Addresses of a device of the host."""
+
+    def give_address(self, bridge: str, address: str) -> None:
+        """As an operator does with `ip addr add`."""
+
+    def take_address(self, bridge: str, address: str) -> None: ...
+
 
 class RecorderWorld:
     """The recorder; hands and eyes are its own attributes."""
@@ -114,6 +123,17 @@ class RecorderWorld:
 
     def has_multicast_route(self, namespace: str, interface: str) -> bool:
         return self.host.namespaces[namespace].interfaces[interface].multicast_route
+
+    def host_addresses(self, device: str) -> set[str]:
+        return {str(address) for address in self.host.devices[device].addresses}
+
+    def give_address(self, bridge: str, address: str) -> None:
+        present = self.host.devices[bridge].addresses
+        self.host.set_bridge_addresses(bridge, [*present, ip_interface(address)])
+
+    def take_address(self, bridge: str, address: str) -> None:
+        present = self.host.devices[bridge].addresses
+        self.host.set_bridge_addresses(bridge, [kept for kept in present if kept != ip_interface(address)])
 
 
 class LinuxWorld:
@@ -192,6 +212,16 @@ class LinuxWorld:
     def has_multicast_route(self, namespace: str, interface: str) -> bool:
         routes = ip_json("-n", Path(namespace).name, "route")
         return any(r["dst"] == "224.0.0.0/4" and r["dev"] == interface for r in routes)
+
+    def host_addresses(self, device: str) -> set[str]:
+        (found,) = ip_json("addr", "show", "dev", device)
+        return {f"{a['local']}/{a['prefixlen']}" for a in found["addr_info"] if a["scope"] != "link"}
+
+    def give_address(self, bridge: str, address: str) -> None:
+        ip("addr", "add", address, "dev", bridge)
+
+    def take_address(self, bridge: str, address: str) -> None:
+        ip("addr", "del", address, "dev", bridge)
 
 
 def ip(*arguments: str) -> str:

@@ -143,6 +143,104 @@ async def test_ports_of_other_bridges_stay_theirs(host: Host, world: World) -> N
         await host.join_bridge("weave-tap", "weave", mtu=MTU, isolated=True)
 
 
+# Addresses of the bridge
+
+
+@on_every_host
+async def test_bridge_gets_and_loses_addresses(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    assert await host.bridge_addresses("weave") == ()
+    first, second, third = (ip_interface(text) for text in ("10.2.1.5/24", "10.2.1.6/24", "fd00:2::5/64"))
+    for address in (first, second, third):
+        assert await host.add_bridge_address("weave", address)
+        assert not await host.add_bridge_address("weave", address)
+    assert set(await host.bridge_addresses("weave")) == {first, second, third}
+    assert world.host_addresses("weave") == {"10.2.1.5/24", "10.2.1.6/24", "fd00:2::5/64"}
+    assert await host.remove_bridge_address("weave", first)
+    assert not await host.remove_bridge_address("weave", first)
+    assert not await host.remove_bridge_address("weave", ip_interface("10.2.1.6/16")), "another prefix length"
+    assert world.host_addresses("weave") == {"10.2.1.6/24", "fd00:2::5/64"}, "the first removal took others along"
+
+
+@on_every_host
+async def test_addresses_stay_when_the_bridge_is_adopted(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    await host.add_bridge_address("weave", ip_interface("10.2.1.5/24"))
+    await host.ensure_bridge("weave", MAC, 1400)
+    assert world.host_addresses("weave") == {"10.2.1.5/24"}
+
+
+@on_every_host
+async def test_addresses_need_a_bridge(host: Host, world: World) -> None:
+    address = ip_interface("10.2.1.5/24")
+    for _ in range(2):
+        with pytest.raises(HostError, match=r"no bridge"):
+            await host.bridge_addresses("weave")
+        with pytest.raises(HostError, match=r"no bridge"):
+            await host.add_bridge_address("weave", address)
+        assert not await host.remove_bridge_address("weave", address)
+        if world.device("weave") is None:
+            world.add_tap("weave")  # the second time it is no bridge
+    with pytest.raises(HostError, match="cannot be the name"):
+        await host.add_bridge_address("we/ave", address)
+    with pytest.raises(HostError, match="cannot be the name"):
+        async with host.watch_addresses("we/ave"):
+            raise AssertionError("this must not begin")
+
+
+@on_every_host
+async def test_watch_tells_every_change_whoever_makes_it(host: Host, world: World) -> None:
+    a, b = ip_interface("10.2.1.5/24"), ip_interface("fd00:2::5/64")
+    with trio.fail_after(10):
+        async with host.watch_addresses("weave") as changes:
+            assert await anext(changes) == (), "without a bridge"
+            await host.ensure_bridge("weave", MAC, MTU)
+            await host.add_bridge_address("weave", a)
+            assert await anext(changes) == (a,)
+            world.give_address("weave", "fd00:2::5/64")
+            assert set(await anext(changes)) == {a, b}
+            world.take_address("weave", "10.2.1.5/24")
+            assert await anext(changes) == (b,)
+            await host.remove_device("weave")
+            assert await anext(changes) == ()
+        await host.ensure_bridge("weave", MAC, MTU)
+        await host.add_bridge_address("weave", a)
+        async with host.watch_addresses("weave") as changes:
+            assert await anext(changes) == (a,), "what is there already"
+
+
+@on_every_host
+async def test_watch_is_silent_while_nothing_changes_and_merges_what_does(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    addresses = [ip_interface(f"10.2.1.{i}/24") for i in range(1, 21)]
+    async with host.watch_addresses("weave") as changes, host.watch_addresses("weave") as others:
+        await anext(changes)
+        await anext(others)
+        await host.attach(request(world.start_container(), "10.2.1.99/24"))
+        with trio.move_on_after(0.3) as silence:
+            await anext(changes)
+        assert silence.cancelled_caught, "an attachment is no change of the bridge's addresses"
+        for address in addresses:
+            await host.add_bridge_address("weave", address)
+        for watcher in (changes, others):
+            with trio.fail_after(10):
+                while set(await anext(watcher)) != set(addresses):
+                    pass
+
+
+@on_every_host
+async def test_change_is_told_to_one_who_gave_up_waiting_before(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    async with host.watch_addresses("weave") as changes:
+        await anext(changes)
+        world.give_address("weave", "10.2.1.5/24")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(changes)
+        with trio.fail_after(10):
+            assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
+
+
 # Attaching
 
 

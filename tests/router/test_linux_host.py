@@ -19,6 +19,7 @@ from lab.host_worlds import LinuxWorld, ip, ip_json
 from weave_router.doors import VethRequest
 from weave_router.errors import HostError
 from weave_router.host import netlink_thread, veth
+from weave_router.host.address_watch import SETTLE_S
 from weave_router.host.announce import announcement
 from weave_router.host.linux import LinuxHost
 from weave_router.host.netlink_thread import NetlinkThread
@@ -235,6 +236,111 @@ async def test_announcement_corrects_what_others_remember(host: Host, world: Wor
 
 
 @on_linux
+async def test_address_that_moves_to_the_bridge_is_found_there_at_once(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    onlooker, before = world.start_container(), world.start_container()
+    await host.attach(request(onlooker, "10.2.1.1/24", "fd00:2::1/64", host_interface="vethwe00000001"))
+    await host.attach(request(before, "10.2.1.2/24", "fd00:2::2/64", host_interface="vethwe00000002"))
+    for address in ("10.2.1.2", "fd00:2::2"):
+        inside(onlooker, "ping", "-c", "1", "-W", "1", address)
+    await host.detach(before, "ethwe", "vethwe00000002")
+    end = await add_wire(host, "wire1", isolated=True)
+    with open_tap(end) as tap:
+        for text in ("10.2.1.2/24", "fd00:2::2/64"):
+            await host.add_bridge_address("weave", ip_interface(text))
+        frames = heard(tap)
+    for text in ("10.2.1.2/24", "fd00:2::2/64"):
+        assert announcement(bytes.fromhex(MAC.replace(":", "")), ip_interface(text)) in frames
+    neighbours = {
+        entry["dst"]: entry["lladdr"] for entry in ip_json("-n", Path(onlooker).name, "neigh") if "lladdr" in entry
+    }
+    assert (neighbours["10.2.1.2"], neighbours["fd00:2::2"]) == (MAC, MAC)
+    for address in ("10.2.1.2", "fd00:2::2"):
+        inside(onlooker, "ping", "-c", "1", "-W", "1", address)
+
+
+@on_linux
+async def test_addresses_of_the_bridge_have_what_the_kernel_expects(host: Host, world: World) -> None:
+    ip("link", "add", "weave", "type", "bridge")
+    disable_ipv6("weave")  # as some machines have it for every new device
+    await host.ensure_bridge("weave", MAC, MTU)
+    for text in ("10.2.1.5/24", "10.2.2.6/31", "fd00:2::5/64"):
+        await host.add_bridge_address("weave", ip_interface(text))
+    (link,) = ip_json("addr", "show", "dev", "weave")
+    found = {entry["local"]: entry for entry in link["addr_info"]}
+    assert found["10.2.1.5"]["broadcast"] == "10.2.1.255"
+    assert "broadcast" not in found["10.2.2.6"]
+    assert not found["fd00:2::5"].get("tentative")
+
+
+@on_linux
+async def test_watch_that_lost_messages_of_the_kernel_looks_again(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    async with host.watch_addresses("weave") as changes, host.watch_addresses("weave") as witness:
+        for watcher in (changes, witness):
+            await anext(watcher)
+            # The smallest buffer that the kernel grants holds two or three of its messages.
+            watcher._notices.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # type: ignore[attr-defined]
+        for i in range(1, 31):
+            ip("addr", "add", f"10.2.{i}.1/24", "dev", "weave")
+        with pytest.raises(OSError, match="buffer"):
+            while True:
+                witness._notices.recv(8192)  # type: ignore[attr-defined]
+        with trio.fail_after(10):
+            assert len(await anext(changes)) == 30
+            ip("addr", "flush", "dev", "weave")
+            assert await anext(changes) == ()
+
+
+@on_linux
+async def test_watch_that_was_broken_off_before_its_look_looks_again(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    async with host.watch_addresses("weave") as changes:
+        await anext(changes)
+        ip("addr", "add", "10.2.1.5/24", "dev", "weave")
+        look, scope = changes._look, trio.CancelScope()  # type: ignore[attr-defined]
+
+        async def broken_off() -> None:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+        changes._look = broken_off  # type: ignore[attr-defined]
+        with scope:
+            await anext(changes)
+        changes._look = look  # type: ignore[attr-defined]
+        with trio.fail_after(10):
+            assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
+
+
+@on_linux
+async def test_watch_looks_seldom_while_other_devices_come_and_go(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    looks = 0
+    async with host.watch_addresses("weave") as changes:
+        await anext(changes)
+        look = changes._look  # type: ignore[attr-defined]
+
+        async def counted() -> object:
+            nonlocal looks
+            looks += 1
+            return await look()
+
+        changes._look = counted  # type: ignore[attr-defined]
+        began = time.monotonic()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(anext, changes)
+            for i in range(40):
+                await host.join_bridge(_new_tap(world, i), "weave", mtu=MTU, isolated=False)
+            nursery.cancel_scope.cancel()
+        assert 1 <= looks <= (time.monotonic() - began) / SETTLE_S + 1
+
+
+def _new_tap(world: World, number: int) -> str:
+    world.add_tap(f"tap{number}")
+    return f"tap{number}"
+
+
+@on_linux
 async def test_container_started_anew_under_its_name(host: Host, world: World) -> None:
     """The kernel takes its time to remove the predecessor's interface."""
     await host.ensure_bridge("weave", MAC, MTU)
@@ -306,6 +412,10 @@ async def test_descriptors_and_threads_do_not_leak(host: Host, world: World) -> 
         await host.detach(web, "ethwe", "vethwe00000001")
         with pytest.raises(HostError):
             await host.attach(request("/etc/hostname"))
+        await host.add_bridge_address("weave", ip_interface("10.2.1.5/24"))
+        async with host.watch_addresses("weave") as changes:
+            await anext(changes)
+        await host.remove_bridge_address("weave", ip_interface("10.2.1.5/24"))
     # Packet sockets are closed in the background.
     while (now := (count_descriptors(), threading.active_count())) != before:
         assert time.monotonic() < deadline, f"{before} descriptors and threads became {now}"

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address, parse_interface_address
 from weave_net.attachments import OPERATION_LIMIT_S, Attachments, host_interface_name
 from weave_net.container_addresses import ContainerAddresses
+from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
 from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
@@ -61,6 +62,7 @@ class World:
             mtu=1376,
             namespace_identity=self.fakes.identify,
             addresses=ContainerAddresses(None),
+            names=ContainerNames(None),
         )
 
     async def put(self, *addresses: str, key: str = "web", netns: str = WEB, **fields: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from weave_ipam.settings import parse_settings
 from weave_net.attachment_request import AttachmentRequest, check_key
 from weave_net.attachments import GRACE_S, SWEEP_S, Attachments, host_interface_name
 from weave_net.container_addresses import ContainerAddresses
+from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
 from weave_net.testing.wirings import FakeWiring
 from weave_router.control.mesh import Mesh
@@ -83,6 +84,7 @@ class World:
             mtu=1376,
             namespace_identity=self.fakes.identify,
             addresses=ContainerAddresses(self.ipam),
+            names=ContainerNames(None),
         )
 
     @asynccontextmanager

@@ -48,7 +48,7 @@ NAMES_OF_IPAM = {
 
 
 def snapshot(status: RouterStatus, ipam: IpamStatus | None = None) -> Snapshot:
-    return Snapshot(router=status, ipam=ipam, now=datetime(2026, 1, 31, tzinfo=UTC), version="3.0.0")
+    return Snapshot(router=status, ipam=ipam, dns=None, now=datetime(2026, 1, 31, tzinfo=UTC), version="3.0.0")
 
 
 def scrape(status: RouterStatus, ipam: IpamStatus | None = None) -> Samples:

@@ -18,7 +18,7 @@ from weave_net.status_views import Snapshot
 from weave_net.testing.statuses import SAMPLE_STATUS
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
-SNAPSHOT = Snapshot(router=SAMPLE_STATUS, ipam=None, now=NOW, version="3.0.0")
+SNAPSHOT = Snapshot(router=SAMPLE_STATUS, ipam=None, dns=None, now=NOW, version="3.0.0")
 REPORT: dict[str, Any] = full_report(SNAPSHOT)
 ROUTER: dict[str, Any] = REPORT["Router"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from weave_ipam.status import IpamStatus, OwnerStatus
 from weave_net.status_views import VIEWS, Snapshot, connections, ipam, overview, peers, targets
 from weave_net.testing.statuses import SAMPLE_STATUS
 from weave_router.status import ConnectionStatus, PeerLinkStatus, PeerStatus, RouterStatus
+
+if TYPE_CHECKING:
+    from weave_dns.status import DnsStatus
 
 NOW = datetime(2026, 1, 31, 13, 0, 0, tzinfo=timezone(timedelta(hours=1)))
 ALONE = RouterStatus(name="02:00:00:00:00:01", nickname="h1", uid=1, port=6783, encryption=False, discovery=False)
@@ -111,8 +114,10 @@ def recorded(path: str) -> dict[str, list[str]]:
     return found
 
 
-def snapshot(router: RouterStatus, ipam: IpamStatus | None = None, version: str = "3.0.0") -> Snapshot:
-    return Snapshot(router=router, ipam=ipam, now=NOW, version=version)
+def snapshot(
+    router: RouterStatus, ipam: IpamStatus | None = None, version: str = "3.0.0", dns: DnsStatus | None = None
+) -> Snapshot:
+    return Snapshot(router=router, ipam=ipam, dns=dns, now=NOW, version=version)
 
 
 def test_overview() -> None:

@@ -29,6 +29,8 @@ from weave_net.api_messages import (
     wants_json,
 )
 from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address
+from weave_net.dns_api import DnsApi
+from weave_net.expose_api import ExposeApi
 from weave_net.ipam_api import IpamApi
 from weave_net.json_path import select
 from weave_net.metrics import CONTENT_TYPE, render_metrics
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from weave_dns.weavedns import WeaveDns
     from weave_ipam.service import Ipam
     from weave_net.attachments import Attachments
+    from weave_net.exposures import Exposures
     from weave_net.settings import HttpAddress
     from weave_net.wiring import Router
 
@@ -60,7 +64,9 @@ class Api:
         self,
         router: Router,
         ipam: Ipam | None,
+        weave_dns: WeaveDns | None,
         attachments: Attachments,
+        exposures: Exposures,
         *,
         version: str,
         stop: Callable[[], None],
@@ -69,7 +75,9 @@ class Api:
     ) -> None:
         self._router = router
         self._ipam = ipam
+        self._dns = weave_dns
         self._attachments = attachments
+        self._exposures = exposures
         self._version = version
         self._stop = stop
         self._stopping = stopping
@@ -91,6 +99,8 @@ class Api:
             ("/attachment/{id}/{ifname}", ["GET", "PUT", "DELETE"], self.attachment, Access.LOCAL),
             ("/stop", ["POST"], self.stop, Access.LOCAL),
             *IpamApi(self._ipam).paths(),
+            *DnsApi(self._dns).paths(),
+            *ExposeApi(self._exposures).paths(),
         ]
         routes = [
             Route(path, handler if needed <= access else _refusal(needed), methods=methods)
@@ -117,6 +127,8 @@ class Api:
         snapshot = self._snapshot()
         if view == "ipam" and snapshot.ipam is None:
             raise HTTPException(404, "address allocation is off (--ipalloc-range is empty)")
+        if view == "dns" and snapshot.dns is None:
+            raise HTTPException(404, "names are off (--no-dns)")
         if wants_json(request):
             return await self._render(lambda: JsonResponse(view_report(view, snapshot), status_code=code))
         return await self._render(
@@ -191,7 +203,8 @@ class Api:
 
     def _snapshot(self) -> Snapshot:
         ipam = None if self._ipam is None else self._ipam.status()
-        return Snapshot(self._router.status(), ipam, self._now(), self._version)
+        names = None if self._dns is None else self._dns.status()
+        return Snapshot(self._router.status(), ipam, names, self._now(), self._version)
 
     async def _render(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, limiter=self._renderers)

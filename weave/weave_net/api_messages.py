@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
+from weave_dns.errors import DnsError, TooMany
 from weave_ipam.errors import AddressInUse, IpamError, RemovalRefused, Unserved
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, JsonPathError, SettingsError, StoreError
 from weave_router.errors import HostError, TargetError
@@ -35,6 +36,8 @@ STATUS_OF_ERRORS: dict[type[Exception], int] = {
     RemovalRefused: 409,
     AddressInUse: 409,
     IpamError: 400,
+    TooMany: 503,
+    DnsError: 400,
 }
 """Errors with a text for the caller; all others are faults of ours, logged with a traceback."""
 

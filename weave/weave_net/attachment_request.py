@@ -39,6 +39,8 @@ class AttachmentRequest:
     """Bytes; None takes the network's."""
     mac: str | None = None
     multicast_route: bool = True
+    fqdn: str | None = None
+    """Name that leads to the addresses."""
 
     @classmethod
     def from_json(cls, body: Any) -> AttachmentRequest:
@@ -59,6 +61,7 @@ class AttachmentRequest:
             mtu=_mtu(body.get("mtu")),
             mac=None if body.get("mac") is None else check_mac(_text(body, "mac", None)),
             multicast_route=_flag(body, "multicast_route", default=True),
+            fqdn=None if body.get("fqdn") is None else _text(body, "fqdn", None),
         )
 
 

@@ -7,6 +7,7 @@ interface, the store remembers it, and `Attachments` keeps the two in step:
   answer; if host or store fails, what was added is taken away again.
 - *delete*: the store first, so that a crash half way cannot bring an interface back at the next start; if the host
   fails, the record is put back. Addresses are freed last.
+- A name is added last, and goes with the address.
 - A container that ends without a word keeps its addresses for a while (`GRACE_S`), then they are freed.
 
 Changes of one id's attachments wait for each other; those of different ids do not.
@@ -28,10 +29,12 @@ from weave_router.doors import VethRequest
 from weave_router.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from ipaddress import IPv4Address, IPv6Address
 
     from weave_net.attachment_request import AttachmentRequest
     from weave_net.container_addresses import ContainerAddresses
+    from weave_net.container_names import ContainerNames
     from weave_router.doors import Host, Store, VethInfo
 
 KEY_PREFIX = "attachment/"
@@ -84,6 +87,10 @@ class Attachment:
         return {**values, "addresses": list(self.addresses), "host_interface": self.host_interface}
 
 
+def _plain(addresses: Iterable[str]) -> list[IPv4Address | IPv6Address]:
+    return [ip_interface(text).ip for text in addresses]
+
+
 def host_interface_name(attachment_id: str, interface: str) -> str:
     """`vethwe` and 8 hex digits: always the same for an attachment, and short enough for the kernel (15 characters)."""
     return "vethwe" + hashlib.sha256(f"{attachment_id}/{interface}".encode()).hexdigest()[:8]
@@ -101,6 +108,7 @@ class Attachments:
         mtu: int,
         namespace_identity: Callable[[str], str | None],
         addresses: ContainerAddresses,
+        names: ContainerNames,
     ) -> None:
         self._host = host
         self._store = store
@@ -108,6 +116,7 @@ class Attachments:
         self._mtu = mtu
         self._identify = namespace_identity
         self._addresses = addresses
+        self._names = names
         self._known: dict[tuple[str, str], Attachment] = {}
         self._missing: dict[tuple[str, str], float] = {}
         self._locks: dict[str, tuple[trio.Lock, int]] = {}
@@ -129,6 +138,7 @@ class Attachments:
                 _log.info("%s of %s: its namespace is gone", attachment.interface, attachment.id)
                 await self._store.write({key: None})
                 await self._addresses.release(holder, attachment.addresses)
+                await self._names.remove_all(attachment.id, _plain(attachment.addresses))
                 continue
             self._known[attachment.id, attachment.interface] = attachment
             await self._addresses.claim_again(holder, attachment.addresses)
@@ -138,6 +148,9 @@ class Attachments:
                 except HostError as error:
                     _log.warning("%s of %s cannot be made again: %s", attachment.interface, attachment.id, error)
         await self._addresses.free_all_but({known.holder or known.id for known in self._known.values()})
+        await self._names.keep_attached(
+            {(known.id, ip) for known in self._known.values() for ip in _plain(known.addresses)}
+        )
 
     def list(self) -> tuple[Attachment, ...]:
         """All attachments, sorted by id and interface."""
@@ -152,8 +165,9 @@ class Attachments:
 
         Raises `AttachmentError` where there is no namespace at the path, `AttachmentConflict` where the attachment
         lives in another one or an address belongs to somebody else, `DaemonError` where no address is to be had,
-        `HostError` and `StoreError`.
+        `DnsError`, `HostError` and `StoreError`.
         """
+        self._names.check(request.fqdn)
         async with self._locked(attachment_id):
             holder = self._holder(attachment_id, interface)
             known = self._known.get((attachment_id, interface))
@@ -166,15 +180,19 @@ class Attachments:
                     made = await self._make(attachment_id, interface, concrete, holder)
                     if known is not None:  # what a container had before it was started anew is free
                         await self._release_unless_kept(known, made)
-                    return replace(made, given=reserved.given)
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._addresses.release(holder, reserved.new)
                 raise
+            if request.fqdn is not None:
+                for ip in _plain(reserved.given):
+                    await self._names.add(attachment_id, ip, request.fqdn, attached=True)
+            return replace(made, given=reserved.given)
 
     async def _release_unless_kept(self, before: Attachment, after: Attachment | None) -> None:
         kept = set() if after is None else {ip_interface(text).ip for text in after.addresses}
         gone = [text for text in before.addresses if ip_interface(text).ip not in kept]
+        await self._names.remove_all(before.id, _plain(gone))
         await self._addresses.release(before.holder or before.id, gone)
 
     async def _make(self, attachment_id: str, interface: str, request: AttachmentRequest, holder: str) -> Attachment:

@@ -24,8 +24,14 @@ COMMANDS = {
     "attach": "attachments",
     "connect": "peers",
     "detach": "attachments",
+    "dns-add": "naming",
+    "dns-args": "naming",
+    "dns-lookup": "naming",
+    "dns-remove": "naming",
+    "expose": "exposure",
     "forget": "peers",
     "help": "help",
+    "hide": "exposure",
     "launch": "launch",
     "prime": "allocation",
     "ps": "attachments",
@@ -46,8 +52,7 @@ ABSENT_COMMANDS = {
     **dict.fromkeys(("run", "start", "restart", "env", "config"), _PROXY),
     **dict.fromkeys(("launch-router", "stop-router", "launch-plugin", "stop-plugin"), _DAEMON),
     **dict.fromkeys(("launch-proxy", "stop-proxy"), _PROXY),
-    **dict.fromkeys(("expose", "hide", "dns-add", "dns-remove", "dns-lookup"), _LATER),
-    **dict.fromkeys(("dns-args", "setup", "setup-cni", "bridge-type", "attach-bridge"), _LATER),
+    **dict.fromkeys(("setup", "setup-cni", "bridge-type", "attach-bridge"), _LATER),
     "docker-bridge-ip": "weave does not use Docker's bridge",
 }
 """Commands of Weave Net 2.8 that are not here, and why."""
@@ -68,7 +73,7 @@ class WeaveGroup(click.Group):
         if module_name is None:
             return None
         module = importlib.import_module(f"weave_net.commands.{module_name}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(

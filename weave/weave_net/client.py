@@ -105,6 +105,34 @@ class DaemonClient:
         removed: list[str] = self._request("DELETE", path, params={"address": list(addresses)}).json()["removed"]
         return removed
 
+    def add_name(self, container: str, address: str, fqdn: str) -> None:
+        """Give a container's address a name."""
+        self._request("PUT", _name_path(container, address), data={"fqdn": fqdn, "strict": "true"})
+
+    def remove_names(self, container: str, address: str | None, fqdn: str | None) -> None:
+        """Remove a container's names, those of one address or one of them only."""
+        self._request("DELETE", _name_path(container, address), params={} if fqdn is None else {"fqdn": fqdn})
+
+    def look_up(self, name: str) -> str:
+        """The addresses of a name, one per line."""
+        return self._request("GET", f"/lookup/{quote(name, safe='')}").text
+
+    def exposed(self) -> dict[str, Any]:
+        """What the bridge has: `mac`, `addresses` (`address/len`), and what was `exposed`."""
+        answer: dict[str, Any] = self._request("GET", "/expose").json()
+        return answer
+
+    def expose(self, body: Mapping[str, Any]) -> list[str]:
+        """Give the bridge addresses; those, as `address/len`."""
+        given: list[str] = self._request("PUT", "/expose", content=json.dumps(body)).json()["given"]
+        return given
+
+    def hide(self, addresses: Sequence[str]) -> list[str]:
+        """Take addresses from the bridge, or those of the default subnet; what was removed."""
+        answer = self._request("DELETE", "/expose", params={"address": list(addresses)})
+        removed: list[str] = answer.json()["removed"]
+        return removed
+
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         self._check_socket()
         library = self._httpx
@@ -141,6 +169,10 @@ class DaemonClient:
 
 def _attachment_path(attachment_id: str, interface: str) -> str:
     return f"/attachment/{quote(attachment_id, safe='')}/{quote(interface, safe='')}"
+
+
+def _name_path(container: str, address: str | None) -> str:
+    return f"/name/{quote(container, safe='')}" + ("" if address is None else f"/{address}")
 
 
 def _import_httpx() -> ModuleType:

@@ -20,7 +20,7 @@ from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
-    from weave_ipam.ranges import Address
+    from weave_ipam.ranges import Address, Network
     from weave_ipam.service import Ipam
 
 _log = logging.getLogger(__name__)
@@ -36,10 +36,24 @@ class Reserved(NamedTuple):
 
 
 class ContainerAddresses:
-    """`ipam`: None where allocation is off; then only concrete addresses can be had, and nobody keeps a record."""
+    """`ipam`: None where allocation is off; then only concrete addresses can be had, and nobody keeps a record.
 
-    def __init__(self, ipam: Ipam | None) -> None:
+    `container`: whether the holders are containers, so that `free_all_but` is about them.
+    """
+
+    def __init__(self, ipam: Ipam | None, *, container: bool = True) -> None:
         self._ipam = ipam
+        self._container = container
+
+    @property
+    def range(self) -> Network | None:
+        """What addresses are allocated from, None where allocation is off."""
+        return None if self._ipam is None else self._ipam.settings.network
+
+    @property
+    def default_subnet(self) -> Network | None:
+        """Where `net:default` is, None where allocation is off."""
+        return None if self._ipam is None else self._ipam.settings.default_subnet
 
     async def reserve(self, holder: str, wanted: Iterable[str]) -> Reserved:
         """The concrete addresses, recorded for the holder; what is recorded already stays.
@@ -47,7 +61,7 @@ class ContainerAddresses:
         Raises `AttachmentError` for what makes no sense, `AttachmentConflict` for an address of somebody else,
         `DaemonError` where none is to be had now. Then nothing new is recorded.
         """
-        before = self._recorded(holder)
+        before = self.recorded(holder)
         given: list[str] = []
         try:
             for text in wanted:
@@ -63,12 +77,12 @@ class ContainerAddresses:
         try:
             if not text.startswith(SUBNET_PREFIX):
                 if ipam is not None:
-                    await ipam.claim(holder, ip_interface(text), container=True, patient=True)
+                    await ipam.claim(holder, ip_interface(text), container=self._container, patient=True)
                 return text
             if ipam is None:
                 raise AttachmentError(f"{text}: address allocation is off; give an address as ADDRESS/LEN")
             subnet = None if text == DEFAULT_SUBNET else ip_network(text.removeprefix(SUBNET_PREFIX))
-            return str(await ipam.allocate(holder, subnet, container=True))
+            return str(await ipam.allocate(holder, subnet, container=self._container))
         except AddressInUse as error:
             raise AttachmentConflict(str(error)) from error
         except SettingsError as error:
@@ -81,7 +95,7 @@ class ContainerAddresses:
         for text in addresses:
             if self._ipam is not None:
                 try:
-                    await self._ipam.claim(holder, ip_interface(text), container=True, patient=True)
+                    await self._ipam.claim(holder, ip_interface(text), container=self._container, patient=True)
                 except IpamError as error:
                     _log.warning("%s uses %s, which is not its own: %s", holder, text, error)
 
@@ -99,5 +113,6 @@ class ContainerAddresses:
                 with suppress(NotFound):
                     await self._ipam.release(holder, ip_interface(text).ip)
 
-    def _recorded(self, holder: str) -> set[Address]:
+    def recorded(self, holder: str) -> set[Address]:
+        """The addresses that are recorded for the holder."""
         return set() if self._ipam is None else {address.ip for address in self._ipam.owned().get(holder, ())}

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from weave_dns.weavedns import WeaveDns
 from weave_ipam.service import Ipam
 from weave_net.api import Api
 from weave_net.api_access import Access
 from weave_net.attachments import Attachments
 from weave_net.container_addresses import ContainerAddresses
+from weave_net.container_names import ContainerNames
 from weave_net.devices import DeviceNames, remember_devices
 from weave_net.errors import DaemonError, SettingsError
+from weave_net.exposures import Exposures
 from weave_net.host_facts import read_uptime
 from weave_net.http_server import GRACE_S, bind_tcp_socket, bind_unix_socket, serve_http
 from weave_net.identity import establish_name
@@ -79,9 +82,20 @@ async def run_daemon(
                     settings.router_settings(name), host=host, targets=peers, on_targets_changed=targets.changed
                 )
                 ipam = await _open_ipam(settings, router, store, facts)
-                attachments = _attachments(settings, host, store, wiring, ipam)
+                weave_dns = await _open_dns(settings, router, host, store)
+                names = ContainerNames(weave_dns.names if weave_dns is not None else None)
+                attachments = _attachments(settings, host, store, wiring, ipam, names)
+                exposures = Exposures(
+                    host,
+                    store,
+                    bridge=settings.bridge,
+                    mac=format_peer_name(name),
+                    addresses=ContainerAddresses(ipam, container=False),
+                    names=names if weave_dns is not None else None,
+                )
                 _log.info("weave %s starts as %s(%s)", program_version(), format_peer_name(name), settings.nickname)
-                await _Life(settings, router, ipam, attachments, listeners, ready, stopping).run()
+                life = _Life(settings, router, ipam, weave_dns, attachments, exposures, listeners, ready, stopping)
+                await life.run()
     _log.info("stopped")
 
 
@@ -93,7 +107,9 @@ class _Life:
         settings: DaemonSettings,
         router: Router,
         ipam: Ipam | None,
+        weave_dns: WeaveDns | None,
         attachments: Attachments,
+        exposures: Exposures,
         listeners: list[tuple[socket.socket, Access]],
         ready: Callable[[], None],
         stopping: Callable[[], None],
@@ -101,7 +117,9 @@ class _Life:
         self._settings = settings
         self._router = router
         self._ipam = ipam
+        self._dns = weave_dns
         self._attachments = attachments
+        self._exposures = exposures
         self._listeners = listeners
         self._ready = ready
         self._announce_stop = stopping
@@ -118,9 +136,13 @@ class _Life:
                 front.start_soon(self._end, front.cancel_scope)
                 if self._ipam is not None:
                     await router_nursery.start(self._ipam.run)
+                if self._dns is not None:
+                    await router_nursery.start(self._dns.run)
                 await router_nursery.start(self._run_router)
                 await self._attachments.adopt()
                 front.start_soon(self._attachments.run)
+                await self._exposures.adopt()
+                front.start_soon(self._exposures.run)
                 await self._open_api(front)
                 self._ready()
             router_nursery.cancel_scope.cancel()
@@ -139,7 +161,9 @@ class _Life:
         api = Api(
             self._router,
             self._ipam,
+            self._dns,
             self._attachments,
+            self._exposures,
             version=program_version(),
             stop=self._request_stop,
             stopping=self._stop.is_set,
@@ -208,7 +232,28 @@ async def _open_ipam(settings: DaemonSettings, router: Router, store: Store, fac
     return ipam
 
 
-def _attachments(settings: DaemonSettings, host: Host, store: Store, wiring: Wiring, ipam: Ipam | None) -> Attachments:
+async def _open_dns(settings: DaemonSettings, router: Router, host: Host, store: Store) -> WeaveDns | None:
+    """Names, joined to the router's gossip. Raises `SettingsError`."""
+    naming, allocation = settings.dns_settings(), settings.ipam_settings()
+    if naming is None:
+        return None
+    weave_dns = WeaveDns(
+        naming,
+        router.mesh,
+        store,
+        watch=lambda: host.watch_addresses(settings.bridge),
+        networks=() if allocation is None else (allocation.network,),
+        random=random.SystemRandom(),
+        clock=time.time,
+    )
+    await weave_dns.names.begin()
+    router.on_routes_changed(weave_dns.names.routes_changed)
+    return weave_dns
+
+
+def _attachments(
+    settings: DaemonSettings, host: Host, store: Store, wiring: Wiring, ipam: Ipam | None, names: ContainerNames
+) -> Attachments:
     return Attachments(
         host,
         store,
@@ -216,4 +261,5 @@ def _attachments(settings: DaemonSettings, host: Host, store: Store, wiring: Wir
         mtu=settings.mtu,
         namespace_identity=wiring.namespace_identity,
         addresses=ContainerAddresses(ipam),
+        names=names,
     )

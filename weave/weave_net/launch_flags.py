@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from weave_net.command_base import Function
 
 FUTURE_FLAGS: dict[str, bool] = {
-    "no-dns": False,
-    "dns-domain": True,
-    "dns-listen-address": True,
-    "dns-ttl": True,
-    "dns-fallback-timeout": True,
-    "resolv-conf": True,
     "plugin": False,
     "plugin-socket": True,
     "plugin-mesh-socket": True,

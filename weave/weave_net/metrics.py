@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from weave_dns.status import DnsStatus
     from weave_ipam.status import IpamStatus
     from weave_net.status_views import Snapshot
     from weave_router.status import RouterStatus
@@ -54,6 +55,8 @@ class SnapshotCollector(Collector):
         yield from _counters(status.counters)
         if self._snapshot.ipam is not None:
             yield from _ipam(self._snapshot.ipam)
+        if self._snapshot.dns is not None:
+            yield from _dns(self._snapshot.dns)
 
 
 def render_metrics(snapshot: Snapshot) -> bytes:
@@ -110,6 +113,13 @@ def _ipam(status: IpamStatus) -> Iterator[Metric]:
     }
     for name, (value, text) in gauges.items():
         yield GaugeMetricFamily(name, text, value=value)
+
+
+def _dns(status: DnsStatus) -> Iterator[Metric]:
+    yield GaugeMetricFamily("weave_dns_entries", "Names of containers of this peer", value=status.own)
+    yield GaugeMetricFamily("weave_dns_known_entries", "Names of containers of all peers", value=status.alive)
+    for name, value in sorted(status.counters.items()):
+        yield CounterMetricFamily(f"weave_dns_{name}", f"The name server's counter {name}", value=value)
 
 
 def _counters(counters: Mapping[str, int]) -> Iterator[Metric]:

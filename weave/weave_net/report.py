@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from weave_net.status_views import connection_attributes, connection_info
+from weave_router.wire.peer_name import format_peer_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from weave_dns.status import DnsStatus
     from weave_ipam.status import ElectionStatus, EntryStatus, IpamStatus
     from weave_net.status_views import Snapshot
     from weave_router.status import ConnectionStatus, MacStatus, PeerStatus, RouterStatus
@@ -30,7 +32,34 @@ def full_report(snapshot: Snapshot) -> dict[str, Any]:
     }
     if snapshot.ipam is not None:
         report["IPAM"] = ipam_report(snapshot.ipam)
+    if snapshot.dns is not None:
+        report["DNS"] = dns_report(snapshot.dns)
     return report
+
+
+def dns_report(status: DnsStatus) -> dict[str, Any]:
+    """The part `DNS`. `Listening`, `Troubles` and `Counters` are ours; 2.8's lists are null where they are empty."""
+    return {
+        "Domain": status.domain,
+        "Upstream": list(status.upstream) or None,
+        "Address": status.listening[0] if status.listening else "",
+        "TTL": status.ttl,
+        "Entries": [
+            {
+                "Hostname": entry.hostname,
+                "Origin": format_peer_name(entry.origin),
+                "ContainerID": entry.container,
+                "Address": str(entry.address),
+                "Version": entry.version,
+                "Tombstone": entry.tombstone,
+            }
+            for entry in status.in_memory_order()
+        ]
+        or None,
+        "Listening": list(status.listening),
+        "Troubles": list(status.troubles),
+        "Counters": dict(status.counters),
+    }
 
 
 def router_report(status: RouterStatus, now: datetime) -> dict[str, Any]:
@@ -95,6 +124,10 @@ def _overview(report: dict[str, Any]) -> dict[str, Any]:
         lists = {f"{key}s": f"{key}Count" for key in ("PendingClaim", "PendingAllocate", "Conflict")}
         ipam = {key: value for key, value in report["IPAM"].items() if key not in {*lists, "Entries", "WaitingFor"}}
         parts["IPAM"] = ipam | {count: len(report["IPAM"][key] or ()) for key, count in lists.items()}
+    if "DNS" in report:
+        entries = report["DNS"]["Entries"] or ()
+        alive = sum(1 for entry in entries if not entry["Tombstone"])
+        parts["DNS"] = {key: value for key, value in report["DNS"].items() if key != "Entries"} | {"EntryCount": alive}
     return parts
 
 
@@ -103,6 +136,7 @@ _VIEWS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "targets": lambda report: report["Router"]["Targets"],
     "connections": lambda report: report["Router"]["Connections"],
     "peers": lambda report: report["Router"]["Peers"],
+    "dns": lambda report: report.get("DNS"),
     "ipam": lambda report: report.get("IPAM"),
 }
 

@@ -13,6 +13,19 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from weave_dns.errors import SettingsError as DnsSettingsError
+from weave_dns.settings import (
+    DEFAULT_DOMAIN,
+    DEFAULT_FALLBACK_TIMEOUT_S,
+    DEFAULT_RATE,
+    DEFAULT_RESOLV_CONF,
+    DEFAULT_TTL_S,
+    DnsSettings,
+    parse_clients,
+    parse_domain,
+    parse_duration,
+    parse_listen_address,
+)
 from weave_ipam.errors import SettingsError as IpamSettingsError
 from weave_ipam.settings import DEFAULT_RANGE, parse_settings
 from weave_net.directories import Directories
@@ -73,6 +86,17 @@ class DaemonSettings:
     """Empty means the range."""
     ipalloc_init: str = ""
     """How a ring begins; empty means consensus."""
+    dns: bool = True
+    """Whether there is a name server."""
+    dns_domain: str = DEFAULT_DOMAIN
+    dns_listen_address: str = ""
+    """Beside the bridge's addresses."""
+    dns_ttl: int = DEFAULT_TTL_S
+    dns_fallback_timeout: str = f"{DEFAULT_FALLBACK_TIMEOUT_S:g}s"
+    resolv_conf: str = str(DEFAULT_RESOLV_CONF)
+    dns_clients: str = ""
+    """Networks beside weave's for which outside names are resolved."""
+    dns_rate_limit: int = DEFAULT_RATE
     http_address: HttpAddress | None = None
     """TCP address of the API; None turns it off."""
     http_writable: bool = False
@@ -85,6 +109,23 @@ class DaemonSettings:
         try:
             return parse_settings(self.ipalloc_range, self.ipalloc_default_subnet or None, self.ipalloc_init or None)
         except IpamSettingsError as error:
+            raise SettingsError(str(error)) from error
+
+    def dns_settings(self) -> DnsSettings | None:
+        """The part that the name server gets; None where it is off. Raises `SettingsError`."""
+        if not self.dns:
+            return None
+        try:
+            return DnsSettings(
+                domain=parse_domain(self.dns_domain),
+                listen=parse_listen_address(self.dns_listen_address) if self.dns_listen_address else None,
+                ttl=self.dns_ttl,
+                fallback_timeout=parse_duration(self.dns_fallback_timeout),
+                resolv_conf=Path(self.resolv_conf),
+                clients=parse_clients(self.dns_clients),
+                rate=self.dns_rate_limit,
+            )
+        except DnsSettingsError as error:
             raise SettingsError(str(error)) from error
 
     def router_settings(self, name: int) -> RouterSettings:

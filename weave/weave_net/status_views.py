@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from weave_router.wire.peer_name import format_peer_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from weave_dns.entries import Entry
+    from weave_dns.status import DnsStatus
     from weave_ipam.status import IpamStatus, OwnerStatus
     from weave_router.status import ConnectionStatus, PeerStatus, RouterStatus
 
@@ -29,6 +33,8 @@ class Snapshot:
     router: RouterStatus
     ipam: IpamStatus | None
     """None where address allocation is off."""
+    dns: DnsStatus | None
+    """None where names are off."""
     now: datetime
     """When it was taken, with time zone."""
     version: str
@@ -45,6 +51,8 @@ def overview(snapshot: Snapshot) -> str:
     blocks = [[("Version", snapshot.version)], _router(snapshot.router)]
     if snapshot.ipam is not None:
         blocks.append(_ipam(snapshot.ipam))
+    if snapshot.dns is not None:
+        blocks.append(_dns(snapshot.dns))
     return "\n".join(map(_block, blocks))
 
 
@@ -72,6 +80,18 @@ def _ipam(status: IpamStatus) -> list[tuple[str, str]]:
         ("Status", status.text),
         ("Range", status.range),
         ("DefaultSubnet", status.default_subnet),
+    ]
+
+
+def _dns(status: DnsStatus) -> list[tuple[str, str]]:
+    return [
+        ("Service", "dns"),
+        ("Domain", status.domain),
+        ("Upstream", ", ".join(status.upstream) or "none"),
+        ("TTL", str(status.ttl)),
+        ("Entries", str(status.alive)),
+        ("Listening", ", ".join(status.listening) or "none"),
+        *(("Trouble", trouble) for trouble in status.troubles),
     ]
 
 
@@ -104,6 +124,13 @@ def ipam(status: IpamStatus | None, ourselves: str) -> str:
     ]
     owners = _lines(_owner(owner, status, ourselves) for owner in status.owners)
     return f"{owners}\n{_lines(troubles)}" if troubles else owners
+
+
+def names(status: DnsStatus | None) -> str:
+    """`weave status dns`: name without the domain, address, first 12 characters of the container, peer."""
+    if status is None:
+        return ""
+    return _lines(_name(entry, status.domain) for entry in status.in_memory_order() if not entry.tombstone)
 
 
 def connection_info(connection: ConnectionStatus, encryption: bool, now: datetime) -> str:
@@ -166,6 +193,12 @@ def _owner(owner: OwnerStatus, status: IpamStatus, ourselves: str) -> str:
     )
 
 
+def _name(entry: Entry, domain: str) -> str:
+    name = entry.hostname.removesuffix(f".{domain}")
+    origin = format_peer_name(entry.origin)
+    return f"{name:<12} {entry.address!s:<15} {entry.container[:12]:>12} {origin}"
+
+
 def _versions(status: RouterStatus) -> str:
     low, high = status.protocol_min, status.protocol_max
     return str(low) if low == high else f"{low}..{high}"
@@ -197,6 +230,7 @@ VIEWS: dict[str, Callable[[Snapshot], str]] = {
     "targets": lambda snapshot: targets(snapshot.router),
     "connections": lambda snapshot: connections(snapshot.router, snapshot.now),
     "peers": lambda snapshot: peers(snapshot.router),
+    "dns": lambda snapshot: names(snapshot.dns),
     "ipam": lambda snapshot: ipam(snapshot.ipam, snapshot.router.name),
 }
 """The views beside the overview, by the last part of their path."""

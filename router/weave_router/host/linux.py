@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from weave_router.host import address_watch, bridge_address, problems, requests
 from weave_router.host import bridge as bridges
-from weave_router.host import problems, requests
 from weave_router.host import veth as veths
 from weave_router.host.namespace import NamespaceIdentity, current_namespace
 from weave_router.host.netlink_thread import NetlinkThread
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from weave_router.doors import BridgeInfo, VethInfo, VethRequest
     from weave_router.host.netlink import Netlink
+    from weave_router.host.requests import Address
 
 _DYING_NAMESPACE_S = 2.0
 """Time for a namespace that is ending: the kernel removes its interfaces some time after its name."""
@@ -55,6 +58,22 @@ class LinuxHost:
     async def join_bridge(self, device: str, bridge: str, *, mtu: int, isolated: bool) -> None:
         """Make an existing device a port of the bridge and bring it up; see `doors.Host`."""
         await self._netlink.run(bridges.join_bridge, device, bridge, mtu=mtu, isolated=isolated)
+
+    async def bridge_addresses(self, bridge: str) -> tuple[Address, ...]:
+        """The host's own addresses on the bridge; see `doors.Host`."""
+        return await self._netlink.run(bridge_address.addresses, bridge)
+
+    async def add_bridge_address(self, bridge: str, address: Address) -> bool:
+        """Give the bridge an address and announce it; see `doors.Host`."""
+        return await self._netlink.run(bridge_address.add, bridge, address)
+
+    async def remove_bridge_address(self, bridge: str, address: Address) -> bool:
+        """Take an address from the bridge; see `doors.Host`."""
+        return await self._netlink.run(bridge_address.remove, bridge, address)
+
+    def watch_addresses(self, bridge: str) -> AbstractAsyncContextManager[AsyncIterator[tuple[Address, ...]]]:
+        """The bridge's addresses, now and each time that they have changed; see `doors.Host`."""
+        return address_watch.watch_addresses(self._netlink, bridge)
 
     async def attach(self, request: VethRequest) -> VethInfo:
         """Join a network namespace to the bridge; see `doors.Host`."""

@@ -203,10 +203,12 @@ class Netlink:
             return True
         return False
 
-    def remove_address(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
-        """Remove an address; one that is gone already is no error."""
+    def remove_address(self, index: int, address: IPv4Interface | IPv6Interface) -> bool:
+        """Remove an address; False if it is gone already."""
         with explained(f"remove the address {address}"), _ABSENT_IS_FINE:
             self._ipr.addr("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+            return True
+        return False
 
     def add_link_route(self, index: int, destination: str) -> None:
         """Route a network to the link itself; a route that another interface has already stays."""

@@ -40,11 +40,16 @@ def tune_container_interface(interface: str, *, ipv6: bool) -> None:
     """Settings of the container's end; `ipv6` makes sure that it can have IPv6 addresses."""
     _refuse_router_advertisements(interface)
     _tune_neighbours(interface)
+    prepare_for_addresses(interface, ipv6=ipv6)
+
+
+def prepare_for_addresses(device: str, *, ipv6: bool) -> None:
+    """Settings of a device that gets addresses; `ipv6` makes sure that it can have IPv6 addresses."""
     # Else removing one address also removes the later ones of the same subnet.
-    _write("ipv4", "conf", interface, "promote_secondaries", value=1)
+    _write("ipv4", "conf", device, "promote_secondaries", value=1)
     if ipv6:
         # Container engines turn IPv6 off by default where they hand out no IPv6 address themselves.
-        _write("ipv6", "conf", interface, "disable_ipv6", value=0)
+        _write("ipv6", "conf", device, "disable_ipv6", value=0)
 
 
 def _refuse_router_advertisements(device: str) -> None:

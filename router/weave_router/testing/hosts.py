@@ -6,6 +6,7 @@ It refuses what `weave_router.host.linux.LinuxHost` refuses, in the same words, 
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from weave_router.doors import BridgeInfo, VethInfo
 from weave_router.host import problems, requests
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
     from weave_router.doors import VethRequest
@@ -61,6 +63,8 @@ class Device:
     """Of a veth: where its other end is."""
     peer: ContainerInterface | None = None
     """Of a veth: its other end."""
+    addresses: list[Address] = field(default_factory=list)
+    """The host's own, link-local IPv6 left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,12 @@ class RecordingHost:
         self.devices: dict[str, Device] = {}
         self.namespaces: dict[str, Namespace] = {OWN_NAMESPACE: Namespace()}
         self.announced: list[tuple[str, str]] = []
-        """(namespace path, address) of each announcement."""
+        """(namespace path, address) of each announcement; OWN_NAMESPACE for addresses of the bridge."""
         self.closed = False
         self._own = self.namespaces[OWN_NAMESPACE]
         self._last_index = 1
         self._failures: dict[str, list[HostError]] = {}
+        self._addresses_changed = trio.Event()
 
     async def __aenter__(self) -> RecordingHost:
         await trio.lowlevel.checkpoint()
@@ -119,6 +124,11 @@ class RecordingHost:
         self.devices[name] = device
         return device
 
+    def set_bridge_addresses(self, bridge: str, addresses: Iterable[Address]) -> None:
+        """Let the operator give a bridge these addresses and no others, as with `ip addr`."""
+        self._require_bridge(bridge).addresses = list(addresses)
+        self._tell_watchers()
+
     def fail_next(self, method: str, error: HostError) -> None:
         """Let the next call of a method fail before it does anything."""
         self._failures.setdefault(method, []).append(error)
@@ -150,6 +160,42 @@ class RecordingHost:
         if port.bridge not in (None, bridge):
             raise problems.port_of_other_bridge(device, bridge)
         port.mtu, port.bridge, port.isolated, port.up = mtu, bridge, isolated, True
+
+    async def bridge_addresses(self, bridge: str) -> tuple[Address, ...]:
+        """The host's own addresses on the bridge; see `doors.Host`."""
+        await self._record("bridge_addresses", bridge)
+        requests.check_name(bridge)
+        return tuple(self._require_bridge(bridge).addresses)
+
+    async def add_bridge_address(self, bridge: str, address: Address) -> bool:
+        """Give the bridge an address and announce it; see `doors.Host`."""
+        await self._record("add_bridge_address", bridge, address)
+        requests.check_name(bridge)
+        present = self._require_bridge(bridge).addresses
+        self.announced.append((OWN_NAMESPACE, str(address)))
+        if address in present:
+            return False
+        present.append(address)
+        self._tell_watchers()
+        return True
+
+    async def remove_bridge_address(self, bridge: str, address: Address) -> bool:
+        """Take an address from the bridge; see `doors.Host`."""
+        await self._record("remove_bridge_address", bridge, address)
+        requests.check_name(bridge)
+        device = self.devices.get(bridge)
+        if device is None or device.kind != "bridge" or address not in device.addresses:
+            return False
+        device.addresses.remove(address)
+        self._tell_watchers()
+        return True
+
+    @asynccontextmanager
+    async def watch_addresses(self, bridge: str) -> AsyncIterator[AsyncIterator[tuple[Address, ...]]]:
+        """The bridge's addresses, now and each time that they have changed; see `doors.Host`."""
+        await self._record("watch_addresses", bridge)
+        requests.check_name(bridge)
+        yield _AddressChanges(self, bridge)
 
     async def attach(self, request: VethRequest) -> VethInfo:
         """Join a namespace to the bridge; see `doors.Host`."""
@@ -257,10 +303,38 @@ class RecordingHost:
             raise problems.interface_renamed(request.interface, request.namespace)
         return device, device.peer
 
+    def _tell_watchers(self) -> None:
+        self._addresses_changed.set()
+        self._addresses_changed = trio.Event()
+
     def _remove(self, device: Device) -> None:
         del self.devices[device.name]
+        self._tell_watchers()
         for port in self.devices.values():
             if port.bridge == device.name:
                 port.bridge = None
         if device.namespace is not None and device.peer is not None:
             device.namespace.interfaces.pop(device.peer.name, None)
+
+
+class _AddressChanges:
+    """The recorder's iterator of `watch_addresses`."""
+
+    def __init__(self, host: RecordingHost, bridge: str) -> None:
+        self._host = host
+        self._bridge = bridge
+        self._last: tuple[Address, ...] | None = None
+
+    def __aiter__(self) -> _AddressChanges:
+        return self
+
+    async def __anext__(self) -> tuple[Address, ...]:
+        await trio.lowlevel.checkpoint()
+        while (present := self._present()) == self._last:
+            await self._host._addresses_changed.wait()
+        self._last = present
+        return present
+
+    def _present(self) -> tuple[Address, ...]:
+        device = self._host.devices.get(self._bridge)
+        return () if device is None or device.kind != "bridge" else tuple(device.addresses)

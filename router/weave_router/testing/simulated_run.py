@@ -25,7 +25,7 @@ T = TypeVar("T")
 STANDSTILL_PASSES = 50_000
 """So many rounds of the scheduler without the clock moving mean that tasks wake each other or spin."""
 _BLAMED_PASSES = 100
-_WATCHED_LOGGERS = ("weave_router", "weave_ipam")
+_WATCHED_LOGGERS = ("weave_router", "weave_ipam", "weave_dns")
 
 
 class SimulationStuck(AssertionError):  # noqa: N818 - reads as what it is in a test's output

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+EXPOSED = "weave:expose"
+"""Under this name the bridge is listed."""
+
 _CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
@@ -39,6 +42,7 @@ def _attachment_options(function: Function) -> Function:
 @click.command(cls=WeaveCommand)
 @click.argument("addresses", metavar="[ADDRESS/LEN|net:SUBNET|net:default]...", nargs=-1)
 @_attachment_options
+@click.option("-h", "--hostname", "fqdn", metavar="FQDN", help="Name that leads to the addresses.")
 @click.option("--no-multicast-route", is_flag=True, help="Do not route 224.0.0.0/4 to the interface.")
 @click.option("--mac", help="MAC address of the interface.  [default: random]")
 @click.option("--mtu", type=int, help="MTU of the interface in bytes.  [default: the network's]")
@@ -50,6 +54,7 @@ def attach(
     netns: str,
     interface: str,
     attachment_id: str | None,
+    fqdn: str | None,
     no_multicast_route: bool,
     mac: str | None,
     mtu: int | None,
@@ -68,6 +73,8 @@ def attach(
         "owner": "cli",
         "multicast_route": not no_multicast_route,
     }
+    if fqdn is not None:
+        body["fqdn"] = fqdn
     if mac is not None:
         body["mac"] = check_mac(mac)
     if mtu is not None:
@@ -108,10 +115,14 @@ def detach(
 def ps(ctx: click.Context, containers: tuple[str, ...], run_dir: Path | None) -> None:
     """List what is attached to the network: id, MAC address and addresses.
 
-    By default all attachments of this host, else those named. Ids of containers are cut to 12 characters.
+    By default all attachments of this host, else those named. Ids of containers are cut to 12 characters. The host's
+    own addresses (see 'weave expose') come first, as those of weave:expose.
     """
     with daemon_client(ctx, run_dir) as client:
+        exposed = client.exposed() if not containers or EXPOSED in containers else None
         attachments = client.attachments()
+    if exposed is not None and (exposed["addresses"] or containers):
+        click.echo(" ".join([EXPOSED, exposed["mac"], *exposed["addresses"]]))
     for attachment in attachments:
         if not containers or any(_is_meant(attachment["id"], text) for text in containers):
             click.echo(" ".join([_shown(attachment["id"]), attachment["mac"], *attachment["addresses"]]))

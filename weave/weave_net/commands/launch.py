@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from weave_dns.settings import (
+    DEFAULT_DOMAIN,
+    DEFAULT_FALLBACK_TIMEOUT_S,
+    DEFAULT_RATE,
+    DEFAULT_RESOLV_CONF,
+    DEFAULT_TTL_S,
+    MAX_TTL_S,
+)
 from weave_ipam.settings import DEFAULT_RANGE
 from weave_net import launch as launcher
 from weave_net.command_base import WeaveCommand, directory_options, locations_of
@@ -129,6 +137,54 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     default="",
     help="How allocation begins: consensus[=PEERS], seed=NAME,... or observer.  [default: consensus]",
 )
+@click.option("--no-dns", is_flag=True, help="Run no name server.")
+@click.option(
+    "--dns-domain",
+    metavar="NAME",
+    default=DEFAULT_DOMAIN,
+    show_default=True,
+    help="Domain of containers' names, the same on all hosts.",
+)
+@click.option(
+    "--dns-listen-address",
+    metavar="IP[:PORT]",
+    default="",
+    help="Where names are asked for, beside the bridge's addresses ('weave expose').",
+)
+@click.option(
+    "--dns-ttl",
+    type=click.IntRange(0, MAX_TTL_S),
+    default=DEFAULT_TTL_S,
+    show_default=True,
+    help="For how many seconds others may keep an answer.",
+)
+@click.option(
+    "--dns-fallback-timeout",
+    metavar="TIME",
+    default=f"{DEFAULT_FALLBACK_TIMEOUT_S:g}s",
+    show_default=True,
+    help="Within which outside names are resolved.",
+)
+@click.option(
+    "--resolv-conf",
+    metavar="FILE",
+    default=str(DEFAULT_RESOLV_CONF),
+    show_default=True,
+    help="Names the servers that resolve outside names.",
+)
+@click.option(
+    "--dns-clients",
+    metavar="CIDR,...",
+    default="",
+    help="Networks, beside weave's, for which outside names are resolved.",
+)
+@click.option(
+    "--dns-rate-limit",
+    type=click.IntRange(0),
+    default=DEFAULT_RATE,
+    show_default=True,
+    help="Answers per second and client, 0 for no limit.",
+)
 @click.option(
     "--http-addr",
     envvar="WEAVE_HTTP_ADDR",
@@ -194,6 +250,14 @@ def _settings(directories: Directories, flags: dict[str, Any], *, range_given: b
         ipalloc_range_given=range_given,
         ipalloc_default_subnet=flags["ipalloc_default_subnet"],
         ipalloc_init=flags["ipalloc_init"],
+        dns=not flags["no_dns"],
+        dns_domain=flags["dns_domain"],
+        dns_listen_address=flags["dns_listen_address"],
+        dns_ttl=flags["dns_ttl"],
+        dns_fallback_timeout=flags["dns_fallback_timeout"],
+        resolv_conf=os.path.abspath(flags["resolv_conf"]),  # noqa: PTH100
+        dns_clients=flags["dns_clients"],
+        dns_rate_limit=flags["dns_rate_limit"],
         http_address=parse_http_address(
             f"127.0.0.1:{flags['port'] + 1}" if address is None else address, flags["port"] + 1
         ),
@@ -202,6 +266,7 @@ def _settings(directories: Directories, flags: dict[str, Any], *, range_given: b
         log_file=log_file,
     )
     settings.ipam_settings()
+    settings.dns_settings()
     return settings
 
 

@@ -13,7 +13,7 @@ from weave_net.version import program_version
 if TYPE_CHECKING:
     from pathlib import Path
 
-VIEWS = ("targets", "connections", "peers", "ipam")
+VIEWS = ("targets", "connections", "peers", "dns", "ipam")
 
 
 @click.command(cls=WeaveCommand)

@@ -1,0 +1,140 @@
+"""`weave expose`, `weave hide` and how `weave ps` shows it, against a daemon of fakes in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from weave_net import launch as launcher
+from weave_net.cli import weave
+from weave_net.client import DaemonClient
+from weave_net.directories import Directories
+from weave_net.settings import DaemonSettings
+from weave_net.shutdown import stop_daemon
+from weave_router.wire.peer_name import parse_peer_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
+MAC = "00:00:00:00:00:01"
+
+Cli = Callable[..., Result]
+
+
+def daemon(base: Path, **changes: Any) -> Iterator[Directories]:
+    """Run a daemon; its directories."""
+    directories = Directories(base / "state", base / "run")
+    directories.prepare()
+    settings = DaemonSettings(directories=directories, nickname="h1", name=parse_peer_name("::1"), **changes)
+    launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
+    yield directories
+    stop_daemon(directories)
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
+    """Of a daemon that allocates addresses alone."""
+    yield from daemon(
+        tmp_path_factory.mktemp("host"), ipalloc_init="consensus=1", ipalloc_default_subnet="10.32.1.0/24"
+    )
+
+
+@pytest.fixture
+def cli(directories: Directories) -> Iterator[Cli]:
+    """Runs `weave` against that daemon, which afterwards exposes nothing again."""
+    yield caller(directories)
+    with DaemonClient(directories) as client:
+        addresses = client.exposed()["addresses"]
+        if addresses:
+            client.hide(addresses)
+
+
+def caller(directories: Directories) -> Cli:
+    """Runs `weave` against the daemon that lives there."""
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(weave, list(arguments), env={"WEAVE_RUN_DIR": str(directories.run)})
+
+    return run
+
+
+def succeeds(result: Result) -> str:
+    """Standard output of a command that has to succeed without a word on standard error."""
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def fails(result: Result) -> str:
+    """The one line on standard error of a command that failed."""
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_expose_and_hide_print_plain_addresses(cli: Cli) -> None:
+    address = succeeds(cli("expose"))
+    assert address.startswith("10.32.1.")
+    assert address.count("\n") == 1
+    assert succeeds(cli("expose")) == succeeds(cli("expose", "net:default")) == address
+    assert succeeds(cli("hide")) == address
+    assert succeeds(cli("hide")) == "\n"
+
+
+def test_all_forms(cli: Cli) -> None:
+    words = succeeds(cli("expose", "10.2.1.5/24", "net:10.33.0.0/24", "ip:fd00::5/64", "10.2.1.5/24")).split()
+    assert (words[0], words[1].rpartition(".")[0], words[2:]) == ("10.2.1.5", "10.33.0", ["fd00::5"])
+    assert succeeds(cli("hide")) == "\n", "none of them is in the default subnet"
+    assert succeeds(cli("hide", "fd00::5", "10.2.1.5/24", words[1])) == f"10.2.1.5 {words[1]} fd00::5\n"
+
+
+def test_options_of_weave_net(cli: Cli) -> None:
+    assert succeeds(cli("expose", "10.2.1.5/24", "--without-masquerade")) == "10.2.1.5\n"
+    assert succeeds(cli("expose", "-without-masquerade", "10.2.1.5/24")) == "10.2.1.5\n"
+    assert "none are translated today" in " ".join(succeeds(cli("expose", "--help")).split())
+
+
+@pytest.mark.parametrize("option", [("-h", "gate.weave.local"), ("-h=gate.weave.local",)])
+def test_name_reaches_the_daemon(cli: Cli, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def remember(_: DaemonClient, body: dict[str, Any]) -> list[str]:
+        sent.append(body)
+        return ["10.2.1.5/24"]
+
+    monkeypatch.setattr(DaemonClient, "expose", remember)
+    assert succeeds(cli("expose", *option, "10.2.1.5/24")) == "10.2.1.5\n"
+    assert sent == [{"addresses": ["10.2.1.5/24"], "fqdn": "gate.weave.local", "masquerade": True}]
+
+
+def test_nonsense(cli: Cli) -> None:
+    assert "ADDRESS/LEN" in fails(cli("expose", "10.2.1.5"))
+    assert "ADDRESS/LEN" in fails(cli("expose", "web"))
+    assert "cannot be exposed" in fails(cli("expose", "fe80::1/64"))
+    assert "out of bounds" in fails(cli("expose", "net:10.99.0.0/24"))
+    assert "is no address" in fails(cli("hide", "web"))
+    assert succeeds(cli("ps")) == ""
+
+
+def test_without_allocation(tmp_path: Path) -> None:
+    for directories in daemon(tmp_path, ipalloc_range=""):
+        cli = caller(directories)
+        assert fails(cli("expose")) == "net:default: address allocation is off; give an address as ADDRESS/LEN\n"
+        assert succeeds(cli("expose", "10.2.1.5/24")) == "10.2.1.5\n"
+        assert "name the addresses" in fails(cli("hide"))
+        assert succeeds(cli("hide", "10.2.1.5")) == "10.2.1.5\n"
+
+
+def test_ps_shows_the_bridge_first(cli: Cli) -> None:
+    assert succeeds(cli("ps")) == ""
+    assert succeeds(cli("ps", "weave:expose")) == f"weave:expose {MAC}\n"
+    address = succeeds(cli("expose", "net:default", "10.2.1.5/24")).split()[0]
+    line = f"weave:expose {MAC} {address}/24 10.2.1.5/24\n"
+    assert succeeds(cli("ps")) == succeeds(cli("ps", "weave:expose")) == succeeds(cli("ps", "web", "weave:expose"))
+    assert succeeds(cli("ps")) == line
+    assert succeeds(cli("ps", "web")) == ""

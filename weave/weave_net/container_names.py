@@ -1,0 +1,48 @@
+"""Names of attachments and of the host itself: what is asked of the name service when containers come and go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from weave_net.errors import AttachmentError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+
+    from weave_dns.names import Address
+    from weave_dns.service import Names
+
+
+class ContainerNames:
+    """`names`: None where the name service is off; then a name is an error, and there is nothing to remove."""
+
+    def __init__(self, names: Names | None) -> None:
+        self._names = names
+
+    def check(self, fqdn: str | None) -> None:
+        """Whether this name could be added, if one is wanted. Raises `AttachmentError` and `DnsError`."""
+        if fqdn is None:
+            return
+        if self._names is None:
+            raise AttachmentError(f"{fqdn} cannot be added: names are off (--no-dns)")
+        self._names.check(fqdn)
+
+    async def add(self, container: str, address: Address, fqdn: str, *, attached: bool = False) -> None:
+        """Let the name lead to the address; what is so already is no error. Raises `DnsError`."""
+        if self._names is not None:
+            await self._names.add(container, address, fqdn, attached=attached)
+
+    async def remove(self, container: str, address: Address) -> None:
+        """Forget all names that were added for this container's address; none is no error."""
+        if self._names is not None:
+            await self._names.remove(container, address)
+
+    async def remove_all(self, container: str, addresses: Iterable[Address]) -> None:
+        """The same for several addresses."""
+        for address in addresses:
+            await self.remove(container, address)
+
+    async def keep_attached(self, present: Container[tuple[str, Address]]) -> None:
+        """At start: forget the names of attachments other than these (container and address), after a crash."""
+        if self._names is not None:
+            await self._names.keep_attached(present)
