@@ -192,10 +192,11 @@ def test_status(cli: Cli) -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith("\n        Version: ")
     assert "10.0.1.0/24\n\n        Service: ipam\n         Status: " in result.stdout
-    assert result.stdout.endswith("\n          Range: 10.32.0.0/12\n  DefaultSubnet: 10.32.0.0/12\n\n")
+    assert "\n          Range: 10.32.0.0/12\n  DefaultSubnet: 10.32.0.0/12\n\n        Service: dns\n" in result.stdout
+    assert result.stdout.endswith("'weave expose' gives it one\n\n")
     for view in VIEWS:
         assert cli("status", view).exit_code == 0
-    assert "There is no status view 'dns'" in fails(cli("status", "dns"))
+    assert "There is no status view 'proxy'" in fails(cli("status", "proxy"))
 
 
 def test_status_as_json(cli: Cli) -> None:

@@ -386,15 +386,16 @@ async def test_what_has_begun_is_finished_when_the_caller_goes_away(world: World
     assert (world.bridge, await world.stored()) == (["10.2.1.5/24"], ["10.2.1.5"])
 
     async def never(bridge: str, address: object) -> bool:
-        await trio.sleep_forever()
-        raise AssertionError
+        if str(address) == "10.2.1.7/24":
+            await trio.sleep_forever()
+        return await add(bridge, address)  # type: ignore[arg-type]
 
     world.host.add_bridge_address = never  # type: ignore[method-assign]
     began = trio.current_time()
     with pytest.raises(DaemonError, match="try again"):
-        await world.exposures.expose(["10.2.1.6/24"])
+        await world.exposures.expose(["10.2.1.6/24", "10.2.1.7/24"])
     assert trio.current_time() - began == pytest.approx(OPERATION_LIMIT_S)
-    assert world.owned() == ["10.2.1.5/24"]
+    assert world.bridge == world.owned() == ["10.2.1.5/24"]
 
 
 # Names
@@ -465,6 +466,17 @@ async def test_exposures_survive_daemon_and_host(world: World) -> None:
 
 
 @over_restarts
+async def test_address_has_one_length_at_the_next_start_too(world: World) -> None:
+    async with world.daemon():
+        await world.exposures.expose(["10.2.1.5/24"])
+    world.by_hand("10.2.1.5/16")
+    async with world.daemon():
+        assert world.bridge == ["10.2.1.5/16"]
+        assert await world.exposures.hide(["10.2.1.5"]) == ("10.2.1.5/24", "10.2.1.5/16")
+        await world.assert_nothing()
+
+
+@over_restarts
 async def test_hidden_stays_hidden(world: World) -> None:
     async with world.daemon():
         await world.exposures.expose()
@@ -492,10 +504,25 @@ async def test_records_without_an_exposure_are_freed(world: World) -> None:
         assert world.ipam is not None
         await world.ipam.claim(HOLDER, ip_interface("10.32.0.5/16"))
         await world.ipam.claim("somebody", ip_interface("10.32.0.6/16"))
+        await world.ipam.claim(HOLDER, ip_interface("192.168.5.5/24"))
         await world.exposures.expose(["10.32.0.7/16"])
-        assert world.owned() == ["10.32.0.5/16", "10.32.0.7/16"]
+        assert world.owned() == ["10.32.0.5/16", "192.168.5.5/24", "10.32.0.7/16"]
+    world.by_hand("192.168.5.5/24")
     async with world.daemon():
-        assert (world.owned(), world.owned("somebody")) == (["10.32.0.7/16"], ["10.32.0.6/16"])
+        assert world.owned() == ["192.168.5.5/24", "10.32.0.7/16"]
+        assert world.owned("somebody") == ["10.32.0.6/16"]
+    world.by_hand()
+    async with world.daemon():
+        assert world.owned() == ["10.32.0.7/16"]
+
+
+@over_restarts
+async def test_allocator_that_forgot_everything_is_told(world: World) -> None:
+    async with world.daemon():
+        await world.exposures.expose()
+    await world.store.write(dict.fromkeys(await world.store.read("ipam/")))
+    async with world.daemon():
+        assert world.owned() == ["10.32.0.1/16"]
 
 
 @pytest.mark.parametrize(
@@ -699,6 +726,27 @@ def test_without_allocation_over_http(tmp_path: Path) -> None:
         assert (await ask("POST", "/expose/10.2.1.5/24")).status == 204
 
     with_daemon(check, ipalloc_range="")(tmp_path)
+
+
+@on_socket
+async def test_name_over_http(ask: Asker) -> None:
+    body = {"addresses": ["10.2.1.5/24"], "fqdn": NAME}
+    assert (await ask("PUT", "/expose", json.dumps(body))).status == 200
+    (entry,) = (await ask("GET", "/name", headers=JSON)).json
+    assert (entry["ContainerID"], entry["Addr"]) == (HOLDER, "10.2.1.5")
+    assert (await ask("PUT", "/expose", json.dumps({**body, "fqdn": "gate.example.org"}))).status == 400
+    assert (await ask("DELETE", "/expose?address=10.2.1.5")).status == 200
+    names = (await ask("GET", "/name", headers=JSON)).json or []
+    assert [entry for entry in names if not entry["Tombstone"]] == []
+
+
+def test_names_are_off(tmp_path: Path) -> None:
+    async def check(ask: Asker) -> None:
+        answer = await ask("PUT", "/expose", json.dumps({"addresses": ["10.2.1.5/24"], "fqdn": NAME}))
+        assert (answer.status, answer.body) == (400, f"{NAME} cannot be added: names are off (--no-dns)\n")
+        assert (await ask("GET", "/expose")).json["addresses"] == []
+
+    with_daemon(check, dns=False)(tmp_path)
 
 
 # In the daemon

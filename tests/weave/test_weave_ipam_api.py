@@ -163,7 +163,8 @@ def test_status_block(answers: dict[str, list[Answer]], section: str) -> None:
     for case, answer in zip(load("ipam/http")[section], answers[section], strict=True):
         if case["path"] != "/status":
             continue
-        wanted, got = case["body"].partition("Service: ipam"), answer.body.partition("Service: ipam")
+        without_names = answer.body.partition("\n        Service: dns")[0]  # which were off when these were recorded
+        wanted, got = case["body"].partition("Service: ipam"), without_names.partition("Service: ipam")
         if "priming" in wanted[2]:  # nobody waits any more
             wanted = (*wanted[:2], wanted[2].replace("priming", "idle"))
         assert got[1:] == wanted[1:]
@@ -423,7 +424,8 @@ async def test_identifiers_that_are_no_text(ask: Asker) -> None:
 
 def test_hostile_identifiers_survive_a_restart(tmp_path: Path) -> None:
     async def main() -> None:
-        names = HOSTILE
+        # What was allocated to be exposed, and then was not, is free again: see `Exposures.adopt`.
+        names = [name for name in HOSTILE if name != "weave:expose"]
         async with running_daemon(tmp_path) as daemon:
             answers = {name: (await Asker(daemon)("POST", f"/ip/{quote(name, safe='')}")).body for name in names}
         assert len(set(answers.values())) == len(names)

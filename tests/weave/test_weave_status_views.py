@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
 from vector_files import load
+from weave_dns.entries import Entry
+from weave_dns.status import DnsStatus
 from weave_ipam.status import IpamStatus, OwnerStatus
 from weave_net.status_views import VIEWS, Snapshot, connections, ipam, overview, peers, targets
 from weave_net.testing.statuses import SAMPLE_STATUS
 from weave_router.status import ConnectionStatus, PeerLinkStatus, PeerStatus, RouterStatus
-
-if TYPE_CHECKING:
-    from weave_dns.status import DnsStatus
+from weave_router.wire.peer_name import PeerName
 
 NOW = datetime(2026, 1, 31, 13, 0, 0, tzinfo=timezone(timedelta(hours=1)))
 ALONE = RouterStatus(name="02:00:00:00:00:01", nickname="h1", uid=1, port=6783, encryption=False, discovery=False)
@@ -33,7 +34,17 @@ NODE = RouterStatus(
     protocol_min=1,
     peers=(LONELY,),
 )
-NODE_OF_TWO = replace(
+NODE_NAMES = DnsStatus(
+    ourselves=PeerName(1),
+    domain="weave.local.",
+    upstream=("192.0.2.53", "2001:db8::53"),
+    ttl=1,
+    listening=("10.32.0.1:53",),
+    troubles=(),
+    entries=(Entry("c1", PeerName(1), IPv4Address("10.32.1.1"), "One.weave.local."),),
+    counters={"queries": 7},
+)
+OF_TWO = replace(
     NODE,
     connections=(ConnectionStatus(address="10.0.0.2:6783", outbound=True, state="established", peer=PEER2),),
     peers=(
@@ -280,7 +291,7 @@ def test_what_peers_say_cannot_forge_lines() -> None:
 
 def test_every_view_answers() -> None:
     for view in VIEWS.values():
-        assert view(snapshot(SAMPLE_STATUS, OF_TWO))
+        assert view(snapshot(SAMPLE_STATUS, OF_TWO, dns=NAMES))
 
 
 def test_the_view_of_ipam_knows_who_we_are() -> None:
