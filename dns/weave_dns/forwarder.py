@@ -69,6 +69,7 @@ class _Exchange:
         self.bad: list[Answer] = []
         self.asked: dict[Address, _Asked] = {}
         self.reason = "the name server is stopping"
+        self.timed_out = False
         self.over = trio.Event()
 
     def best(self) -> Answer | None:
@@ -115,7 +116,7 @@ class Forwarder:
         self._order = ServerOrder()
         self._known_servers: frozenset[Address] = frozenset()
         self._exchanges: dict[QuestionKey, _Exchange] = {}
-        # Or the attempts at further servers could use up the daemon's descriptors.
+        # One for each attempt: those at further servers must not use up the daemon's descriptors.
         self._sockets = trio.Semaphore(most)
         self._nursery: trio.Nursery | None = None
         self._log_limit = LogLimit()
@@ -150,6 +151,7 @@ class Forwarder:
         await exchange.over.wait()
         answer = exchange.best()
         if answer is None:
+            self.counters["timeouts" if exchange.timed_out else "unserved"] += 1
             raise Unresolved(f"{question}: {exchange.reason}")
         self.counters["servfail" if exchange.answer is None else "answered"] += 1
         return copy_answer(answer.message, question)
@@ -172,26 +174,27 @@ class Forwarder:
         try:
             with trio.move_on_after(self._timeout) as limit:
                 await self._ask_servers(exchange)
-            self._conclude(exchange, timed_out=limit.cancelled_caught)
+            exchange.timed_out = limit.cancelled_caught
+            self._conclude(exchange)
         finally:
             del self._exchanges[exchange.key]
             exchange.over.set()
 
-    def _conclude(self, exchange: _Exchange, *, timed_out: bool) -> None:
+    def _conclude(self, exchange: _Exchange) -> None:
         """Keep the answer, or say why there is none."""
         now = trio.current_time()
         answer = exchange.answer
         if answer is not None:
             self.cache.put(exchange.key, answer.message, exchange.question, answer.size, now)
+        elif not exchange.asked and exchange.timed_out:
+            exchange.reason = "the list of upstream name servers could not be read in time; see whether its disk hangs"
         elif not exchange.asked:
             exchange.reason = "this host has no upstream name server: add one to its resolv.conf"
         else:
-            when = f" within {self._timeout:g} s" if timed_out else ""
+            when = f" within {self._timeout:g} s" if exchange.timed_out else ""
             exchange.reason = f"no upstream name server answered{when}: {exchange.story()}"
-        if exchange.best() is None:
-            self.counters["timeouts" if timed_out else "unserved"] += 1
-            if self._log_limit.allows("unresolved", now):
-                log.warning("%s: %s", exchange.question, exchange.reason)
+        if exchange.best() is None and self._log_limit.allows("unresolved", now):
+            log.warning("%s: %s", exchange.question, exchange.reason)
 
     async def _ask_servers(self, exchange: _Exchange) -> None:
         """Return when there is a good answer or all servers have failed; the caller limits the time."""

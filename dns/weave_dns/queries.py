@@ -1,7 +1,7 @@
 """Queries as they come from clients (RFC 1035 section 4, RFC 6891).
 
 Nearly all have one of two forms, one question with or without a plain OPT record behind it; those are read here, at a
-tenth of the time. dnspython reads whatever else there is.
+tenth of the time. dnspython reads the question of whatever else there is.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import struct
 from dataclasses import dataclass
 
 import dns.exception
-import dns.flags
 import dns.message
-import dns.opcode
 import dns.rcode
 
 from weave_dns.errors import DnsError
@@ -114,7 +112,8 @@ def _are_options(data: bytes) -> bool:
 
 def _parse_any(data: bytes, number: int, flags: int) -> Query:
     try:
-        message = dns.message.from_wire(data)
+        # The rest does not matter to us, and reading records of unknown types makes dnspython remember each for ever.
+        message = dns.message.from_wire(data, question_only=True)
     except (dns.exception.DNSException, ValueError) as error:
         raise BadQuery(dns.rcode.FORMERR) from error
     if len(message.question) != 1:
@@ -129,7 +128,4 @@ def _parse_any(data: bytes, number: int, flags: int) -> Query:
         labels,
         asked.rdtype,
         asked.rdclass,
-        message.payload if message.edns >= 0 else None,
-        max(message.edns, 0),
-        bool(message.ednsflags & dns.flags.DO),
     )

@@ -28,6 +28,8 @@ LONGEST_KEPT = 320
 FORMERR, SERVFAIL, NOTIMP, REFUSED = 1, 2, 4, 5
 _BADVERS = 16
 _IN, _ANY_CLASS = 1, 255
+_META_TYPES = range(128, 255)
+"""Transfers of zones and the like (RFC 6895 section 3.1), all but ANY."""
 _RECORD = struct.Struct(">HHIH")
 _OWNER = b"\xc0\x0c"
 """Where the question's name begins."""
@@ -74,6 +76,8 @@ class Responder:
                 return refusal(query, _BADVERS)
             if query.rdclass not in (_IN, _ANY_CLASS):
                 return refusal(query, REFUSED)
+            if query.rdtype == OPT or query.rdtype in _META_TYPES:
+                return refusal(query, NOTIMP)
             answer = self._zone.look_up(query.labels, query.rdtype)
             if answer is None:
                 return query

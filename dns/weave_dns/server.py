@@ -51,7 +51,7 @@ BURST = 64
 """Datagrams that are answered before others get their turn."""
 MOST_FORWARDED = 512
 """Questions of all clients together that others are being asked."""
-MOST_FORWARDED_PER_CLIENT = 128
+MOST_FORWARDED_PER_CLIENT = 64
 MOST_CONNECTIONS = 256
 MOST_CONNECTIONS_PER_CLIENT = 32
 IDLE_S = 10.0
@@ -60,6 +60,7 @@ RETRY_S = 5.0
 _BUFFER_BYTES = 4096
 _RECEIVE_BUFFER_BYTES = 1 << 20
 _MOST_KNOWN_CLIENTS = 8192
+_FEW_RECORDS = 64
 _LENGTH = struct.Struct(">H")
 
 Address = IPv4Address | IPv6Address
@@ -316,6 +317,8 @@ class Server:
             message = await self._resolve(
                 _question(query), dnssec_ok=query.dnssec_ok, checking_disabled=bool(query.flags & CD)
             )
+            if sum(map(len, message.answer)) > _FEW_RECORDS:  # so many would hold up everybody else
+                return await trio.to_thread.run_sync(_encode, message, query, limit)
             return _encode(message, query, limit)
         except Unresolved as error:
             self.counters["unresolved"] += 1

@@ -34,7 +34,7 @@ NODE = RouterStatus(
     protocol_min=1,
     peers=(LONELY,),
 )
-NODE_NAMES = DnsStatus(
+NAMES = DnsStatus(
     ourselves=PeerName(1),
     domain="weave.local.",
     upstream=("192.0.2.53", "2001:db8::53"),
@@ -44,7 +44,7 @@ NODE_NAMES = DnsStatus(
     entries=(Entry("c1", PeerName(1), IPv4Address("10.32.1.1"), "One.weave.local."),),
     counters={"queries": 7},
 )
-OF_TWO = replace(
+NODE_OF_TWO = replace(
     NODE,
     connections=(ConnectionStatus(address="10.0.0.2:6783", outbound=True, state="established", peer=PEER2),),
     peers=(

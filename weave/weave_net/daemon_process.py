@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ def main(wiring: Wiring | None = None) -> int:
     settings, parent = _read_settings()
     os.chdir("/")  # keeps no file system busy
     set_up_logging(settings.log_level)
+    # A busy host has 200 connections, hundreds of outside names being asked for, and clients of its own.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     started = threading.Event()
     try:
         with InstanceLock(settings.directories.pid_file):

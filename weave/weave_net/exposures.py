@@ -117,20 +117,20 @@ class Exposures:
         that cannot be read, and `HostError`.
         """
         async with self._lock:
-            present = {address.ip for address in await self._host.bridge_addresses(self.bridge)}
+            present = {address.ip: address for address in await self._host.bridge_addresses(self.bridge)}
             for key, value in (await self._store.read(KEY_PREFIX)).items():
                 exposure = _read(key, value)
                 self._known[exposure.ip] = exposure
                 await self._addresses.claim_again(HOLDER, [exposure.address])
-                if exposure.ip not in present:
-                    try:
-                        await self._host.add_bridge_address(self.bridge, ip_interface(exposure.address))
-                    except HostError as error:
-                        _log.warning("%s cannot be exposed again: %s", exposure.address, error)
+                address = present.get(exposure.ip, ip_interface(exposure.address))
+                try:
+                    await self._host.add_bridge_address(self.bridge, address)  # announced also where it is there
+                except HostError as error:
+                    _log.warning("%s cannot be exposed again: %s", address, error)
             await self._look_around()
             # What was recorded for an exposure that a crash prevented, or by hand on a bridge that is gone.
-            for address in self._addresses.recorded(HOLDER) - self._known.keys() - self._foreign.keys() - present:
-                await self._addresses.release(HOLDER, [str(address)])
+            for ip in self._addresses.recorded(HOLDER) - self._known.keys() - self._foreign.keys() - present.keys():
+                await self._addresses.release(HOLDER, [str(ip)])
 
     def list(self) -> tuple[Exposure, ...]:
         """What was exposed, sorted by address."""

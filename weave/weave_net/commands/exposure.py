@@ -33,7 +33,7 @@ def expose(
     wanted = [parse_interface_address(text) for text in addresses]
     with daemon_client(ctx, run_dir) as client:
         given = client.expose({"addresses": wanted, "fqdn": fqdn, "masquerade": not without_masquerade})
-    click.echo(_plain(dict.fromkeys(given)))
+    click.echo(_plain(given))
 
 
 @click.command(cls=WeaveCommand)
@@ -52,4 +52,4 @@ def hide(ctx: click.Context, addresses: tuple[str, ...], run_dir: Path | None) -
 
 
 def _plain(addresses: Iterable[str]) -> str:
-    return " ".join(address.partition("/")[0] for address in addresses)
+    return " ".join(dict.fromkeys(address.partition("/")[0] for address in addresses))
