@@ -4,41 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
+from simulation.host_cluster import HostCluster, run_host_cluster
 from simulation.ipam_host import IpamHost
 from simulation.ipam_invariants import Invariants
 from simulation.ipam_ledger import Ledger
 from weave_ipam.settings import parse_settings
-from weave_router.testing.simulated_cluster import address, run_cluster, wait_until
+from weave_router.testing.simulated_cluster import address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import trio
+
     from weave_router.testing.simulated_cluster import SimulatedCluster
     from weave_router.testing.simulated_links import LinkConditions
-    from weave_router.testing.simulated_network import SimulatedNetwork
-
-POLL = 0.05
 
 
-class IpamCluster:
+class IpamCluster(HostCluster[IpamHost]):
     """Hosts by number; what `Invariants` and `Ledger` say holds as long as it exists."""
 
     def __init__(self, cluster: SimulatedCluster, nursery: trio.Nursery, seed: int) -> None:
-        self.world: SimulatedNetwork = cluster.world
-        self.hosts: dict[int, IpamHost] = {}
+        super().__init__(cluster, nursery, seed)
         self.ledger = Ledger()
-        self._cluster = cluster
-        self._nursery = nursery
-        self._seed = seed
         self._invariants = Invariants()
 
-    async def watch(self) -> None:
-        """Check what must always hold, all the time."""
-        while True:
-            self._invariants.check(self.hosts.values())
-            await trio.sleep(POLL)
+    def check(self) -> None:
+        """What holds at every moment."""
+        self._invariants.check(self.hosts.values())
 
     async def start(self, number: int, *targets: int, network: str = "10.32.0.0/24", init: str = "") -> IpamHost:
         """Start a host with others as targets."""
@@ -54,37 +46,15 @@ class IpamCluster:
         """Hosts 1 to `count`, each connected to all others; returns as soon as they are started."""
         return [await self.start(n, *range(1, n), network=network, init=init) for n in range(1, count + 1)]
 
-    async def meet(self) -> None:
-        """Wait until everybody can reach everybody."""
-        names = {host.node.name for host in self.hosts.values() if host.up}
-
-        def met() -> bool:
-            return all(names <= set(h.node.router.mesh.routes.unicast_all) for h in self.hosts.values() if h.up)
-
-        await wait_until(met, within=60, what="everybody can reach everybody")
-
     def agreed(self) -> bool:
         """Whether all hosts that are up have the same ring."""
         rings = [host.allocator.ring for host in self.hosts.values() if host.up]
         divisions = [[(entry.token, entry.peer) for entry in ring.entries] for ring in rings]
         return bool(divisions[0]) and all(division == divisions[0] for division in divisions)
 
-    def cut(self, some: set[int]) -> None:
-        """Cut these hosts off from the others."""
-        others = set(self.hosts) - some
-        self.world.partition(map(address, sorted(some)), map(address, sorted(others)))
-
 
 def run_ipam_cluster(
     main: Callable[[IpamCluster], Awaitable[None]], *, seed: int = 0, link: LinkConditions | None = None
 ) -> None:
     """Run `main(cluster)` to its end."""
-
-    async def run(cluster: SimulatedCluster) -> None:
-        async with trio.open_nursery() as nursery:
-            hosts = IpamCluster(cluster, nursery, seed)
-            nursery.start_soon(hosts.watch)
-            await main(hosts)
-            nursery.cancel_scope.cancel()
-
-    run_cluster(run, seed=seed, link=link)
+    run_host_cluster(IpamCluster, main, seed=seed, link=link)

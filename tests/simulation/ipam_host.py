@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from simulation.ipam_ledger import Holder, InvariantBroken
+from simulation.invariant import InvariantBroken
+from simulation.ipam_ledger import Holder
+from simulation.living_host import LivingHost
 from weave_ipam.service import Ipam
-from weave_router.testing.stores import SlowStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,17 +24,9 @@ if TYPE_CHECKING:
     from weave_router.shell.router import Router
     from weave_router.testing.simulated_cluster import SimulatedNode
 
-EPOCH = 1_700_000_000.0
-"""Unix seconds at the beginning of a simulation, on a host whose clock is right."""
-_FASTEST_WRITE = 0.0001
 
-
-class IpamHost:
-    """A host: its router, its allocator and its store. Answers go into the ledger, which checks them.
-
-    A crash ends both at once, with everything that was not durable; the store survives, and `start` goes on with it.
-    `write_seconds`: what a write takes at most until it is durable, and again until the writer knows.
-    """
+class IpamHost(LivingHost):
+    """A host with an allocator. Answers go into the ledger, which checks them."""
 
     def __init__(
         self,
@@ -47,25 +40,13 @@ class IpamHost:
         clock_skew: float = 0.0,
         write_seconds: float = 0.01,
     ) -> None:
-        self.number = number
-        self.node = node
+        super().__init__(number, node, nursery, seed=seed, clock_skew=clock_skew, write_seconds=write_seconds)
         self.settings = settings
-        self.up = False
-        self.gone = False
-        """It will never come back, and its containers have ended: its disk is lost, or it leaves or has left."""
         self.unanswered: dict[str, None] = {}
         """Identifiers whose requests ended without an answer, by crash or because the asker went away."""
         self._asking: dict[str, None] = {}
-        self.store = SlowStore(self._write_seconds)
         self._ledger = ledger
-        self._nursery = nursery
-        self._clock_skew = clock_skew
-        self._slowest_write = write_seconds
-        self._seed = seed
-        self._chance = random.Random(f"disk {seed} {number}")
         self._ipam: Ipam | None = None
-        self._scopes: dict[trio.CancelScope, None] = {}
-        node.begin = self._begin
 
     @property
     def ipam(self) -> Ipam:
@@ -79,16 +60,11 @@ class IpamHost:
         """The present life's allocator."""
         return self.ipam._allocator
 
-    def _write_seconds(self) -> float:
-        return self._chance.uniform(_FASTEST_WRITE, self._slowest_write)
-
     # --- lives ------------------------------------------------------------------------------------------------------
 
     async def start(self, *targets: str) -> None:
         """Start router and allocator, and check that every answer of earlier lives still holds."""
-        await self.node.start(*targets)
-        self.up = True
-        self._nursery.start_soon(self._live, self.ipam)
+        await super().start(*targets)
         owned = self.ipam.owned()
         for identifier, addresses in self._ledger.on(self.number).items():
             kept = {interface.ip for interface in owned.get(identifier, ())}
@@ -101,41 +77,13 @@ class IpamHost:
             router.mesh,
             self.store,
             random=random.Random(f"allocator {self._seed} {self.number} {self.node.lives}"),
-            clock=lambda: EPOCH + self._clock_skew + trio.current_time(),
+            clock=self.clock,
         )
         await self._ipam.begin()
         router.on_routes_changed(self._ipam.routes_changed)
 
-    async def _live(self, ipam: Ipam) -> None:
-        with self.until_crash():
-            await ipam.run()
-
-    async def crash(self, *, silent: bool = False) -> None:
-        """End everything now. `silent`: by a loss of power, so that nobody is told."""
-        self.store = self.store.crash()
-        self._end()
-        await self.node.crash(silent=silent)
-
-    async def stop(self) -> None:
-        """End the router in good order."""
-        self.store = self.store.crash()
-        self._end()
-        await self.node.stop()
-
-    def _end(self) -> None:
-        self.up = False
-        for scope in self._scopes:
-            scope.cancel()
-
-    @contextmanager
-    def until_crash(self) -> Iterator[trio.CancelScope]:
-        """For what runs on this host: it ends with this life, or by the scope."""
-        with trio.CancelScope() as scope:
-            self._scopes[scope] = None
-            try:
-                yield scope
-            finally:
-                del self._scopes[scope]
+    async def _serve(self) -> None:
+        await self.ipam.run()
 
     # --- requests, which end at a crash -------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulation.ipam_ledger import InvariantBroken
+from simulation.invariant import InvariantBroken
 from weave_ipam.errors import RingRefused
 
 if TYPE_CHECKING:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from simulation.invariant import InvariantBroken
+
 if TYPE_CHECKING:
     from weave_ipam.ranges import Address
-
-
-class InvariantBroken(AssertionError):
-    """Something is the case that never may be."""
 
 
 class Holder(NamedTuple):

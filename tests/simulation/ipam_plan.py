@@ -7,25 +7,18 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
+from simulation.cluster_plan import LARGE, ClusterPlan, draw_link, draw_size
 from weave_ipam.settings import Beginning, IpamSettings, Mode
 from weave_router.testing.simulated_cluster import peer_name
-from weave_router.testing.simulated_links import LinkConditions
 
 if TYPE_CHECKING:
     from weave_ipam.ranges import Network
 
-FEWEST_PEERS = 5
-LARGE = 60
-"""For more peers than this a cluster has exactly so many, no discovery, and fewer steps."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A cluster and how it is treated."""
+class Plan(ClusterPlan):
+    """A cluster that allocates addresses, and how it is treated."""
 
-    seed: int
-    peers: int
-    """Hosts at the beginning."""
     observers: frozenset[int]
     """Those of them that do not vote."""
     beginning: Beginning
@@ -34,13 +27,6 @@ class Plan:
     default_subnet: IPv4Network
     subnets: tuple[IPv4Network, ...]
     """What else is asked for."""
-    discovery: bool
-    link: LinkConditions
-    write_seconds: float
-    """A write takes at most so long until it is durable, and so long again until the writer knows."""
-    steps: int
-    pause: float
-    """Seconds between steps, on average."""
     agreed_start: bool
     """Whether troubles wait until everybody has the ring: where each voter guesses its quorum, nothing else is safe."""
     troubled_start: bool
@@ -57,9 +43,7 @@ class Plan:
             beginning += f"={self.beginning.voters}"
         return (
             f"{self.peers} peers ({len(self.observers)} observers), {beginning}, {self.network}, default "
-            f"{self.default_subnet}, discovery {'on' if self.discovery else 'off'}, {self.steps} steps every "
-            f"{self.pause:g} s, latency {self.link.latency * 1000:g} ms, jitter {self.link.jitter * 1000:g} ms"
-            f", loss {self.link.loss:.0%}, writes {2000 * self.write_seconds:g} ms"
+            f"{self.default_subnet}, {self.treatment}"
         )
 
 
@@ -67,7 +51,7 @@ def draw_plan(seed: int, most_peers: int) -> Plan:
     """The plan of a seed. `most_peers`: at least five."""
     chance = random.Random(f"plan {seed} {most_peers}")
     large = most_peers > LARGE
-    peers = most_peers if large else chance.randint(FEWEST_PEERS, max(most_peers, FEWEST_PEERS))
+    peers = draw_size(most_peers, chance)
     length = chance.choice((24, 20, 12) if large else (28, 27, 26, 24, 24, 20, 12))
     network = IPv4Network(("10.32.0.0", length))
     numbers = range(1, peers + 1)
@@ -89,12 +73,7 @@ def draw_plan(seed: int, most_peers: int) -> Plan:
         default_subnet=_subnet_of(network, chance) if chance.random() < 0.3 else network,
         subnets=tuple(_subnet_of(network, chance) for _ in range(3)),
         discovery=not large and chance.random() < 0.15,  # full meshes take most of the time
-        link=LinkConditions(
-            latency=chance.choice((0.0005, 0.005, 0.05)),
-            jitter=chance.choice((0.0, 0.002, 0.05)),
-            loss=chance.choice((0.0, 0.02, 0.1)),
-            reordering=chance.choice((0.0, 0.05)),
-        ),
+        link=draw_link(chance),
         write_seconds=chance.choice((0.01, 0.01, 0.3)),
         steps=chance.randint(20, 50) if large else chance.randint(60, 160),
         pause=chance.choice((0.1, 0.6, 2.0)),

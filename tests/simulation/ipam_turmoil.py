@@ -6,99 +6,53 @@ At every moment `ipam_invariants` must hold; when peace has come all must agree,
 from __future__ import annotations
 
 import hashlib
-import random
-from collections import Counter
-from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Interface
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from simulation.invariant import InvariantBroken
 from simulation.ipam_host import IpamHost
 from simulation.ipam_invariants import Invariants
-from simulation.ipam_ledger import Holder, InvariantBroken, Ledger
+from simulation.ipam_ledger import Holder, Ledger
 from simulation.ipam_plan import Plan, draw_plan, random_address
+from simulation.turmoil import Outcome, Turmoil, run_plan
 from weave_ipam.errors import IpamError, NotFound, RemovalRefused, Unserved
 from weave_ipam.ranges import hosts_of
 from weave_ipam.settings import Beginning, IpamSettings, Mode
-from weave_router.testing.simulated_cluster import address, run_cluster, wait_until
+from weave_router.testing.simulated_cluster import wait_until
 from weave_router.wire.peer_name import format_peer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from simulation.turmoil import Action
+    from weave_router.testing.simulated_cluster import SimulatedCluster, SimulatedNode
 
-    from weave_router.testing.simulated_cluster import SimulatedCluster
+__all__ = ["Outcome", "run_turmoil"]
 
-    Action = Callable[[], Awaitable[None]]
-
-POLL = 0.05
 SETTLE_SECONDS = 300.0
-MAX_DEGREE = 8
-"""Connections that a host is configured for, its own and those to it."""
 """Within so long after the last trouble all copies of the ring are equal."""
 REST_SECONDS = 61.0
 """For so long released addresses are not given away."""
-_SKEW_SECONDS = 3000.0
-
-
-@dataclass
-class Outcome:
-    """What a run came to."""
-
-    plan: Plan
-    trace: list[str] = field(default_factory=list)
-    """All that was done and answered, with the simulated time; equal for equal seeds."""
-    error: str = ""
-
-    @property
-    def digest(self) -> str:
-        """A short mark of the trace."""
-        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:12]
 
 
 def run_turmoil(seed: int, most_peers: int) -> Outcome:
     """Run one seed to its end. What went wrong is told by the outcome's `error`."""
     plan = draw_plan(seed, most_peers)
-    outcome = Outcome(plan)
-
-    async def main(cluster: SimulatedCluster) -> None:
-        async with trio.open_nursery() as nursery:
-            turmoil = Turmoil(plan, cluster, nursery, outcome.trace)
-            nursery.start_soon(turmoil.watch)
-            await turmoil.run()
-            nursery.cancel_scope.cancel()
-
-    try:
-        run_cluster(main, seed=seed, link=plan.link)
-    except Exception as error:  # one that nobody expected is a failure of this seed, not of the whole run
-        outcome.error = f"{type(error).__name__}: {error}"
-    return outcome
+    return run_plan(plan, partial(IpamTurmoil, plan))
 
 
-class Turmoil:
+class IpamTurmoil(Turmoil[Plan, IpamHost]):
     """One run."""
 
+    most_skew_seconds: ClassVar[float] = 3000.0
+    refusals: ClassVar[tuple[type[Exception], ...]] = (IpamError,)
+
     def __init__(self, plan: Plan, cluster: SimulatedCluster, nursery: trio.Nursery, trace: list[str]) -> None:
-        self.plan = plan
-        self.hosts: dict[int, IpamHost] = {}
+        super().__init__(plan, cluster, nursery, trace)
         self.ledger = Ledger()
-        self._cluster = cluster
-        self._nursery = nursery
-        self._trace = trace
-        self._chance = random.Random(f"turmoil {plan.seed}")
         self._invariants = Invariants()
         self._names = 0
-        self._degrees: Counter[int] = Counter()
-        self._cut = False
-
-    def _note(self, *facts: object) -> None:
-        self._trace.append(" ".join((f"{trio.current_time():10.6f}", *map(str, facts))))
-
-    async def watch(self) -> None:
-        """Check what must always hold, all the time."""
-        while True:
-            self._check()
-            await trio.sleep(POLL)
 
     def _check(self) -> None:
         self._invariants.check(self.hosts.values())
@@ -144,25 +98,7 @@ class Turmoil:
         }
         await self._act(actions, self._chance.randint(10, 40), self._chance.choice((0.05, 0.5, 3.0)))
 
-    async def _act(self, actions: Mapping[Action, int], steps: int, pause: float) -> None:
-        for _ in range(steps):
-            (action,) = self._chance.choices(list(actions), list(actions.values()))
-            await action()
-            self._check()
-            await trio.sleep(self._chance.expovariate(1 / pause))
-
     # --- who is there -----------------------------------------------------------------------------------------------
-
-    @property
-    def _living(self) -> list[IpamHost]:
-        return [host for host in self.hosts.values() if host.up and not host.gone]
-
-    @property
-    def _down(self) -> list[IpamHost]:
-        return [host for host in self.hosts.values() if not host.up and not host.gone]
-
-    def _some(self) -> IpamHost:
-        return self._chance.choice(self._living)
 
     @property
     def _begun(self) -> bool:
@@ -170,26 +106,19 @@ class Turmoil:
         return all(host.up and host.allocator.ring for host in self.hosts.values() if not host.gone)
 
     async def _add(self, settings: IpamSettings) -> None:
-        number = len(self.hosts) + 1
-        node = self._cluster.node(number, discovery=self.plan.discovery)
-        skew = self._chance.uniform(-_SKEW_SECONDS, _SKEW_SECONDS)
-        earlier = [host for host in self.hosts.values() if not host.gone]
-        earlier = [host for host in earlier if self._degrees[host.number] < MAX_DEGREE] or earlier
-        targets = self._chance.sample(earlier, min(len(earlier), self._chance.randint(1, 3)))
-        self._degrees.update([number] * len(targets) + [target.number for target in targets])
-        host = IpamHost(
-            number,
-            node,
-            self._nursery,
-            settings,
-            self.ledger,
-            seed=self.plan.seed,
-            clock_skew=skew,
-            write_seconds=self.plan.write_seconds,
-        )
-        self.hosts[number] = host
-        self._note("start", number, "with", *(target.number for target in targets))
-        await host.start(*(address(target.number) for target in targets))
+        def make(number: int, node: SimulatedNode, skew: float) -> IpamHost:
+            return IpamHost(
+                number,
+                node,
+                self._nursery,
+                settings,
+                self.ledger,
+                seed=self.plan.seed,
+                clock_skew=skew,
+                write_seconds=self.plan.write_seconds,
+            )
+
+        await self._admit(make)
 
     async def _agree(self) -> None:
         """Wait for the mesh, begin the ring at one host, and let all hear of it."""
@@ -208,18 +137,6 @@ class Turmoil:
     def _identifier(self) -> str:
         self._names += 1
         return f"c{self._names}"
-
-    def _spawn(self, host: IpamHost, what: str, request: Callable[[], Awaitable[object]]) -> None:
-        async def run() -> None:
-            with host.until_crash():
-                try:
-                    result = await request()
-                except IpamError as error:
-                    result = f"{type(error).__name__}: {error}"
-                self._note(host.number, what, "->", result)
-                self._check()
-
-        self._nursery.start_soon(run)
 
     def _allocate(self, host: IpamHost, identifier: str) -> None:
         chance = self._chance
@@ -282,12 +199,6 @@ class Turmoil:
 
     # --- crashes ----------------------------------------------------------------------------------------------------
 
-    async def _crash(self) -> None:
-        if len(self._living) > 2:
-            host, silent = self._some(), self._chance.random() < 0.4
-            self._note("crash", host.number, "silently" if silent else "")
-            await host.crash(silent=silent)
-
     async def _crash_while_serving(self) -> None:
         """Requests here and elsewhere, and a crash while they are being stored and donated."""
         if len(self._living) < 3:
@@ -311,24 +222,6 @@ class Turmoil:
             self._claim_at(self._some(), number)
         await self._crash_soon(host, "while giving")
 
-    async def _crash_soon(self, host: IpamHost, when: str) -> None:
-        link = self.plan.link
-        await trio.sleep(self._chance.uniform(0, 2 * (link.latency + link.jitter + 2 * self.plan.write_seconds)))
-        self._note("crash", host.number, when)
-        await host.crash(silent=self._chance.random() < 0.3)
-        if self._chance.random() < 0.6:
-            await trio.sleep(self._chance.uniform(0, 2))
-            await self._start_again(host)
-
-    async def _restart(self) -> None:
-        if self._down:
-            await self._start_again(self._chance.choice(self._down))
-
-    async def _start_again(self, host: IpamHost) -> None:
-        self._note("restart", host.number)
-        await host.start()
-        await self._tidy(host)
-
     async def _tidy(self, host: IpamHost) -> None:
         """Whoever never got an answer asks again, or gives up what it may have."""
         for identifier in list(host.unanswered):
@@ -344,7 +237,7 @@ class Turmoil:
     # --- hosts that come and go -------------------------------------------------------------------------------------
 
     async def _join(self) -> None:
-        if len(self.hosts) >= self.plan.peers + 6 or not (self._begun or self.plan.beginning.mode is Mode.SEED):
+        if not self._room or not (self._begun or self.plan.beginning.mode is Mode.SEED):
             return
         beginning = self.plan.beginning
         if beginning.mode is Mode.CONSENSUS:
@@ -352,18 +245,9 @@ class Turmoil:
         await self._add(IpamSettings(self.plan.network, self.plan.default_subnet, beginning))
 
     def _may_go(self) -> list[IpamHost]:
-        mode = self.plan.beginning.mode
-        if len(self._living) <= 4 or not (self._begun or mode is Mode.SEED):
+        if not (self._begun or self.plan.beginning.mode is Mode.SEED):
             return []
-        return self._living
-
-    async def _lose(self) -> None:
-        """A host is destroyed, with its disk and its containers."""
-        if candidates := self._may_go():
-            host = self._chance.choice(candidates)
-            self._note("lose", host.number)
-            await host.crash(silent=self._chance.random() < 0.5)
-            await self._gone(host)
+        return super()._may_go()
 
     async def _depart(self) -> None:
         """A host's containers end, it hands its addresses over, and stops for good."""
@@ -377,20 +261,8 @@ class Turmoil:
                 await host.stop()
             await self._gone(host)
 
-    async def _gone(self, host: IpamHost) -> None:
-        host.gone = True
+    def _containers_ended(self, host: IpamHost) -> None:
         self.ledger.host_gone(host.number)
-        for number, other in self.hosts.items():
-            if other.gone:
-                continue
-            known = {int(target.rpartition(".")[2]) for target in other.node.targets}
-            earlier = [n for n, h in self.hosts.items() if n < number and not h.gone]
-            if not earlier or known & set(earlier):
-                continue
-            target = address(self._chance.choice(earlier))
-            other.node.targets = (*other.node.targets, target)
-            if other.up:
-                await other.node.router.connect([target])
 
     async def _remove(self) -> None:
         """Somebody tries to take over what a lost host owned, whatever the others know; they may refuse."""
@@ -419,27 +291,6 @@ class Turmoil:
     def _lost_owners(self) -> list[IpamHost]:
         owners = {name for host in self._living for name in host.allocator.ring.owners()}
         return [host for host in self.hosts.values() if host.gone and host.node.name in owners]
-
-    # --- the network ------------------------------------------------------------------------------------------------
-
-    async def _partition(self) -> None:
-        numbers = sorted(self.hosts)
-        some = set(self._chance.sample(numbers, self._chance.randint(1, len(numbers) - 1)))
-        self._note("partition", *sorted(some))
-        self._cluster.world.partition(map(address, sorted(some)), map(address, sorted(set(numbers) - some)))
-
-    async def _cut_one_way(self) -> None:
-        numbers = sorted(self.hosts)
-        sources = self._chance.sample(numbers, self._chance.randint(1, 3))
-        sinks = self._chance.sample(numbers, self._chance.randint(1, len(numbers)))
-        self._note("cut", *sources, "->", *sinks)
-        for source in sources:
-            for sink in sinks:
-                self._cluster.world.cut(address(source), address(sink), one_way=True)
-
-    async def _heal(self) -> None:
-        self._note("heal")
-        self._cluster.world.heal()
 
     # --- peace ------------------------------------------------------------------------------------------------------
 

