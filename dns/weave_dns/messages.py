@@ -25,6 +25,7 @@ MAX_ENTRIES = 1 << 17
 ENTRIES_PER_MESSAGE = 512
 ENTRIES_PER_STEP = 64
 """How many are read until the reader pauses: about a millisecond's work."""
+_VALUES_PER_ENTRY = 8
 MAX_HOSTNAME_BYTES = 255
 MAX_CONTAINER_BYTES = 1024
 MAX_VERSION = 1 << 62
@@ -58,7 +59,7 @@ def _family(channel: str, version: int, address: gob.Schema) -> Family:
         {"Timestamp": gob.INT, "Entries": gob.Slice(entry, "Entries", MAX_ENTRIES)},
         "GossipData",
     )
-    return Family(channel, version, entry, message, Codec(message))
+    return Family(channel, version, entry, message, Codec(message, max_values=_VALUES_PER_ENTRY * MAX_ENTRIES))
 
 
 IPV4 = _family(CHANNEL, 4, gob.UINT32)

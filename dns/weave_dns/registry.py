@@ -154,7 +154,8 @@ class Registry:
         for entry in entries:
             identity = entry.identity
             if entry.origin == self.ourselves:
-                self._hear_of_own(entry, identity, now, unix)
+                if self._hear_of_own(entry, identity, now, unix):
+                    news.append(identity)
             elif not self._known(entry.origin) and entry.origin not in self._absent:
                 self._park(entry, identity, now)
                 continue
@@ -164,7 +165,8 @@ class Registry:
                 valid.append(identity)
         return news, valid
 
-    def _hear_of_own(self, heard: Entry, identity: Identity, now: float, unix: int) -> None:
+    def _hear_of_own(self, heard: Entry, identity: Identity, now: float, unix: int) -> bool:
+        """Take in what others have of ours; True where it is news that others did not hear from us as a correction."""
         present = self.table.get(identity)
         if present is not None:
             if heard.version > present.version or (
@@ -176,9 +178,11 @@ class Registry:
         elif heard.tombstone:
             if self._merge(heard, identity, now):
                 self._unsaved[identity] = None
+                return True
         else:
             self._change(replace(heard, version=heard.version + 1, tombstone=max(unix, 1)), now)
             self._untold[identity] = None
+        return False
 
     def _merge(self, heard: Entry, identity: Identity, now: float) -> bool:
         present = self.table.get(identity)

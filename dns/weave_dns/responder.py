@@ -93,18 +93,19 @@ class Responder:
 
     def _make(self, query: Query, answer: Answer, stream: bool) -> _Kept:
         zone = self._zone
-        domain = 0xC000 | (HEADER.size + len(query.question) - 4 - len(zone.domain_wire))
-        soa = domain.to_bytes(2) + b"\x0ahostmaster" + domain.to_bytes(2) + zone.soa()
+        soa, authority = b"", b""
+        if answer.in_zone:
+            place = HEADER.size + len(query.question) - 4 - len(zone.domain_wire)  # the end of the question's name
+            domain = (0xC000 | place).to_bytes(2)
+            soa = domain + b"\x0ahostmaster" + domain + zone.soa()
+            if not answer.records:
+                authority = _record(domain, SOA, soa, zone.ttl)
         records = [_record(_OWNER, kind, soa if kind == SOA else data, zone.ttl) for kind, data in answer.records]
-        authority = b""
-        if answer.in_zone and not records:
-            authority = _record(domain.to_bytes(2), SOA, soa, zone.ttl)
         tail = authority + _opt(query)
         room = (MAX_MESSAGE if stream else datagram_limit(query)) - HEADER.size - len(query.question) - len(tail)
-        fitting, size = 0, 0
-        for record in records:
-            size += len(record)
-            fitting += size <= room
+        fitting = len(records)
+        if sum(map(len, records)) > room:  # whichever of them it will be
+            fitting = room // max(map(len, records))
         flags = _flags(query) | answer.rcode | (TC if fitting < len(records) else 0)
         if answer.in_zone or not answer.rcode:
             flags |= AA

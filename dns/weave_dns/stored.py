@@ -19,7 +19,12 @@ PREFIX = "name/"
 
 def key_of(identity: Identity) -> str:
     """The key of an own name."""
-    return f"{PREFIX}{quote(identity.container, safe=':')}/{identity.address}/{identity.hostname}"
+    return f"{PREFIX}{_text(identity.container)}/{identity.address}/{_text(identity.hostname)}"
+
+
+def _text(text: str) -> str:
+    """What peers say that we have called something once need not be text at all."""
+    return quote(text, safe=":", errors="surrogateescape")
 
 
 def to_json(entry: Entry, *, attached: bool) -> dict[str, Any]:

@@ -413,7 +413,10 @@ def test_host_that_hangs_does_not_hang_the_daemon() -> None:
 def test_names() -> None:
     assert len(host_interface_name("x" * 64, "eth0")) == 14
     assert host_interface_name("a", "b") != host_interface_name("b", "a")
-    check_key("weave:expose", "eth0.5")
+    check_key("weave:other", "eth0.5")
+    for reserved in ("_", "weave:expose", "weave:extern"):
+        with pytest.raises(AttachmentError, match="choose another"):
+            check_key(reserved, "eth0")
     for key, interface in (("", "e"), ("a/b", "e"), ("..", "e"), ("a", ""), ("a", "x" * 16), ("a", "e/f"), ("a", "..")):
         with pytest.raises(AttachmentError):
             check_key(key, interface)

@@ -20,6 +20,8 @@ SUBNET_PREFIX = "net:"
 DEFAULT_SUBNET = "net:default"
 """Ask for any address of the default subnet."""
 
+_RESERVED_IDS = {"_": "nobody", "weave:expose": "this host", "weave:extern": "no container"}
+"""Under which the allocator and the name server record what belongs to no attachment."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -69,8 +71,8 @@ def check_key(attachment_id: str, interface: str) -> None:
     """Whether these may name an attachment. Raises `AttachmentError`."""
     if len(attachment_id) > MAX_TEXT or not _ID.fullmatch(attachment_id):
         raise AttachmentError(f"{attachment_id!r} is no attachment id (letters, digits and _ . : - are allowed)")
-    if attachment_id == "_":
-        raise AttachmentError("'_' means nobody; choose another attachment id")
+    if attachment_id in _RESERVED_IDS:
+        raise AttachmentError(f"{attachment_id} means {_RESERVED_IDS[attachment_id]}; choose another attachment id")
     if not _INTERFACE.fullmatch(interface):
         raise AttachmentError(f"{interface!r} is no interface name (15 letters, digits, _ . - at most)")
 

@@ -73,12 +73,14 @@ class NetlinkThread:
         self._jobs: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ended = trio.Event()
 
     async def start(self) -> None:
         """Start the thread in the network namespace of the caller; HostError if it gets no socket."""
         await trio.lowlevel.checkpoint_if_cancelled()
         # A daemon thread, so that a process that ends by an exception elsewhere does not hang here.
-        self._thread = threading.Thread(target=self._serve, name="netlink", daemon=True)
+        token = trio.lowlevel.current_trio_token()
+        self._thread = threading.Thread(target=self._serve, args=(token,), name="netlink", daemon=True)
         self._thread.start()
         await self.run(_nothing)
 
@@ -99,9 +101,19 @@ class NetlinkThread:
         self._closed = True
         self._jobs.put(None)
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._thread.join)
+            # No thread of trio's waits for this one: it would keep the namespace in which it was born for whoever is
+            # given it next.
+            await self._ended.wait()
+        self._thread.join()
 
-    def _serve(self) -> None:
+    def _serve(self, token: trio.lowlevel.TrioToken) -> None:
+        try:
+            self._work()
+        finally:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._ended.set)
+
+    def _work(self) -> None:
         try:
             netlink = Netlink()
         except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from weave_router.wire.gob import Decoder, Encoder
+from weave_router.wire.gob import DEFAULT_MAX_VALUES, Decoder, Encoder
 
 if TYPE_CHECKING:
     from weave_router.wire.gob import Schema
@@ -13,18 +13,19 @@ _MAX_IDLE = 8
 
 
 class Codec:
-    """For one kind of payload, whose values are of these schemas.
+    """For one kind of payload, whose values are of these schemas; `max_values`: what one may unfold to.
 
     Definitions are written once, and read once from peers that send the very same ones, as all of ours do.
     """
 
-    def __init__(self, *schemas: Schema) -> None:
+    def __init__(self, *schemas: Schema, max_values: int = DEFAULT_MAX_VALUES) -> None:
         self._encoder = Encoder()
         for schema in schemas:
             self._encoder.define(schema)
         self.definitions = self._encoder.getvalue()
         """What each payload begins with."""
         self._defined = self._encoder.definitions
+        self._max_values = max_values
         self._idle: list[Decoder] = []
 
     def chunk(self, schema: Schema, value: Any) -> bytes:
@@ -41,7 +42,7 @@ class Codec:
             decoder = self._idle.pop()
             decoder.restart(payload, len(self.definitions))
             return decoder
-        return Decoder(payload)
+        return Decoder(payload, self._max_values)
 
     def done(self, decoder: Decoder, payload: bytes) -> None:
         """The payload has been read."""

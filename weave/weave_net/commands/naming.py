@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from weave_net.attachment_request import check_key
 from weave_net.command_base import Function, WeaveCommand, daemon_client, run_directory_option
 from weave_net.errors import ApiError, SettingsError
 
@@ -97,15 +96,14 @@ def dns_args(ctx: click.Context, run_dir: Path | None) -> None:
 
 
 def _read(words: tuple[str, ...]) -> tuple[list[str], str | None]:
-    """Addresses, and the container behind them, if there is one. Raises `SettingsError` and `AttachmentError`."""
+    """Addresses, and the container behind them, if there is one. Raises `SettingsError`."""
     addresses = [word for word in words if _is_address(word)]
     others = [word for word in words if word not in addresses]
     if len(others) > 1:
         raise SettingsError(f"{others[0]} and {others[1]}: there can be one container only, and addresses before it")
-    if not others:
-        return addresses, None
-    check_key(others[0], "ethwe")
-    return addresses, others[0]
+    if others == [""]:
+        raise SettingsError("the container's name is empty")
+    return addresses, others[0] if others else None
 
 
 def _is_address(word: str) -> bool:
