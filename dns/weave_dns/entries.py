@@ -9,8 +9,12 @@ from typing import NamedTuple
 from weave_dns.names import fold
 from weave_router.wire.peer_name import PeerName  # noqa: TC001 - typing.get_type_hints reads it
 
+MAX_CONTAINER_BYTES = 1024
+MAX_VERSION = 1 << 62
+"""Of an entry; its origin could not count on from the largest number that the field holds."""
+
 Address = IPv4Address | IPv6Address
-WireOrder = tuple[bytes, int, bytes, int]
+Order = tuple[bytes, int, bytes, int, int]
 
 
 class Identity(NamedTuple):
@@ -45,14 +49,15 @@ class Entry:
         return Identity(fold(self.hostname), self.origin, self.container, self.address)
 
     @property
-    def wire_order(self) -> WireOrder:
+    def wire_order(self) -> Order:
         """Where it stands among the entries of a message."""
-        return (_bytes(self.hostname), self.origin, _bytes(self.container), int(self.address))
+        address = self.address
+        return (_bytes(self.hostname), self.origin, _bytes(self.container), int(address), address.version)
 
     @property
-    def memory_order(self) -> tuple[bytes, int, bytes, int]:
+    def memory_order(self) -> Order:
         """Where it stands in status and in look-ups by address."""
-        return (_bytes(fold(self.hostname)), self.origin, _bytes(self.container), int(self.address))
+        return (_bytes(fold(self.hostname)), *self.wire_order[1:])
 
     def overrules(self, other: Entry) -> bool:
         """Whether this state of an entry is newer than the other; of equal versions the dead one, then the later."""

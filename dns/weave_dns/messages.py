@@ -10,7 +10,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
-from weave_dns.entries import Address, Entry
+from weave_dns.entries import MAX_CONTAINER_BYTES, MAX_VERSION, Address, Entry
 from weave_router.wire import gob
 from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import PeerName
@@ -27,9 +27,6 @@ ENTRIES_PER_STEP = 64
 """How many are read until the reader pauses: about a millisecond's work."""
 _VALUES_PER_ENTRY = 8
 MAX_HOSTNAME_BYTES = 255
-MAX_CONTAINER_BYTES = 1024
-MAX_VERSION = 1 << 62
-"""Of an entry; its origin could not count on from the largest number that the field holds."""
 
 
 @dataclass(frozen=True, slots=True)

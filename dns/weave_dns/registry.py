@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from weave_dns.entries import Entry
-from weave_dns.errors import OutsideDomain, TooMany
+from weave_dns.entries import MAX_CONTAINER_BYTES, MAX_VERSION, Entry
+from weave_dns.errors import InvalidName, OutsideDomain, TooMany
 from weave_dns.names import absolute, fold, is_within
 from weave_dns.table import MAX_ENTRIES, Table
 
@@ -36,6 +36,11 @@ TOMBSTONE_S = 1800.0
 BURIED_S = 3600.0
 """How long after its last mention a deletion that is no longer told is remembered."""
 MAX_PARKED = 1 << 14
+
+
+class _Parked(NamedTuple):
+    entry: Entry
+    until: float
 
 
 class _Buried(NamedTuple):
@@ -57,7 +62,8 @@ class Registry:
         """Entries that were not taken because there were too many."""
         self._known = known
         self._attached: dict[Identity, None] = {}
-        self._parked: dict[PeerName, tuple[float, dict[Identity, Entry]]] = {}
+        self._parked: dict[PeerName, dict[Identity, _Parked]] = {}
+        self._parked_count = 0
         self._absent: dict[PeerName, float] = {}
         self._dead_since: dict[Identity, float] = {}
         self._buried: dict[Identity, _Buried] = {}
@@ -78,6 +84,8 @@ class Registry:
         `attached`: it goes with an attachment of this host. A name that is there already is told again.
         """
         name = self.check(hostname)
+        if len(container.encode("utf-8", "surrogatepass")) > MAX_CONTAINER_BYTES or not _is_text(container):
+            raise InvalidName(f"a container's name has at most {MAX_CONTAINER_BYTES} bytes of text")
         wanted = Entry(container, self.ourselves, address, name)
         identity = wanted.identity
         present, buried = self.table.get(identity), self._buried.get(identity)
@@ -173,14 +181,18 @@ class Registry:
                 heard.version == present.version and heard.tombstone != present.tombstone
             ):
                 # What they have is from an earlier life of ours; its spelling is the one that they know.
-                self._change(replace(present, hostname=heard.hostname, version=heard.version + 1), now)
+                self._change(replace(present, hostname=heard.hostname, version=_after(heard)), now)
                 self._untold[identity] = None
         elif heard.tombstone:
             if self._merge(heard, identity, now):
                 self._unsaved[identity] = None
                 return True
         else:
-            self._change(replace(heard, version=heard.version + 1, tombstone=max(unix, 1)), now)
+            buried = self._buried.get(identity)
+            if buried is not None and not heard.overrules(buried.state):
+                self._change(buried.state, now)
+            else:
+                self._change(replace(heard, version=_after(heard), tombstone=max(unix, 1)), now)
             self._untold[identity] = None
         return False
 
@@ -197,42 +209,47 @@ class Registry:
         return self._put(buried.state, now)  # they have not heard that it is dead
 
     def _park(self, entry: Entry, identity: Identity, now: float) -> None:
-        _, parked = self._parked.setdefault(entry.origin, (now + PARKING_S, {}))
+        parked = self._parked.get(entry.origin, {})
         present = parked.get(identity)
-        if present is not None:
-            if entry.overrules(present):
-                parked[identity] = entry
-        elif sum(len(entries) for _, entries in self._parked.values()) < MAX_PARKED:
-            parked[identity] = entry
-        else:
-            self.refused += 1
-            if not parked:
-                del self._parked[entry.origin]
+        if present is None:
+            if self._parked_count >= MAX_PARKED:
+                self.refused += 1
+                return
+            self._parked_count += 1
+            self._parked[entry.origin] = parked
+        elif not entry.overrules(present.entry):
+            entry = present.entry
+        parked[identity] = _Parked(entry, now + PARKING_S)
 
     def peers_changed(self, now: float) -> list[Identity]:
         """Peers came or went; returns what is news because its origin is known now."""
+        for origin in [origin for origin in self._absent if self._known(origin)]:
+            del self._absent[origin]
         for origin in self.table.origins():
-            if origin == self.ourselves or self._known(origin):
-                self._absent.pop(origin, None)
-            else:
+            if origin != self.ourselves and not self._known(origin):
                 self._absent.setdefault(origin, now)
         news = []
         for origin in [origin for origin in self._parked if self._known(origin)]:
-            _, parked = self._parked.pop(origin)
-            news += [identity for identity, entry in parked.items() if self._merge(entry, identity, now)]
+            parked = self._parked.pop(origin)
+            self._parked_count -= len(parked)
+            news += [identity for identity, (entry, _) in parked.items() if self._merge(entry, identity, now)]
         return news
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> None:
-        """Let go what has had its time; to be called every few seconds."""
+    def tick(self, now: float) -> bool:
+        """Let go what has had its time; to be called every few seconds. Whether there was anything."""
+        before = (self.table.generation, self._parked_count)
         for origin, since in list(self._absent.items()):
             if now - since >= ABSENCE_S:
                 del self._absent[origin]
                 for entry in self.table.of_origin(origin):
                     self._drop(entry.identity)
-        for origin, (until, _) in list(self._parked.items()):
-            if until <= now:
+        for origin, parked in list(self._parked.items()):
+            for identity in [identity for identity, (_, until) in parked.items() if until <= now]:
+                del parked[identity]
+                self._parked_count -= 1
+            if not parked:
                 del self._parked[origin]
         for identity, since in list(self._dead_since.items()):
             if now - since < TOMBSTONE_S:
@@ -245,6 +262,7 @@ class Registry:
             if buried.until > now:
                 break
             del self._buried[identity]
+        return before != (self.table.generation, self._parked_count)
 
     # --- the table --------------------------------------------------------------------------------------------------
 
@@ -276,3 +294,12 @@ class Registry:
         while len(self._buried) >= MAX_ENTRIES:
             del self._buried[next(iter(self._buried))]
         self._buried[identity] = _Buried(state, now + BURIED_S)
+
+
+def _after(heard: Entry) -> int:
+    """The version of a correction. There is none after the last, but of equal ones the dead one counts."""
+    return min(heard.version + 1, MAX_VERSION - 1)
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -25,6 +25,8 @@ MAX_MESSAGE = 65535
 MOST_KEPT = 4096
 LONGEST_KEPT = 320
 """Queries of more bytes are not kept; a name with the longest labels and a cookie fit."""
+MOST_RECORDS_KEPT = 32
+"""Longer answers are not kept: there may be many of them, each cookie of a client makes another query."""
 FORMERR, SERVFAIL, NOTIMP, REFUSED = 1, 2, 4, 5
 _BADVERS = 16
 _IN, _ANY_CLASS = 1, 255
@@ -82,7 +84,7 @@ class Responder:
             if answer is None:
                 return query
             kept = self._make(query, answer, stream)
-            if len(data) <= LONGEST_KEPT:
+            if len(data) <= LONGEST_KEPT and len(kept.records) <= MOST_RECORDS_KEPT:
                 if len(answers) >= MOST_KEPT:
                     answers.clear()
                 answers[data[2:]] = kept

@@ -84,9 +84,7 @@ class Names:
                 await self._work.wait()
             if trio.current_time() >= next_tick:
                 next_tick = trio.current_time() + TICK_S
-                before = self.table.generation
-                self._registry.tick(trio.current_time())
-                if self.table.generation != before:
+                if self._registry.tick(trio.current_time()):
                     self._seen.clear()
             self._work = trio.Event()
             await self._commit()

@@ -63,8 +63,10 @@ def parse_listen_address(text: str) -> ListenAddress:
     """Read `ADDRESS` or `ADDRESS:PORT`, of IPv6 with port `[ADDRESS]:PORT`. Raises `SettingsError`."""
     host, port = text, str(PORT)
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or port
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise SettingsError(f"--dns-listen-address {text}: an IPv6 address with a port is written [ADDRESS]:PORT")
+        port = rest[1:] if rest else port
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
         host = host or "0.0.0.0"  # noqa: S104 - as Weave Net reads it, and only if it is asked for

@@ -11,7 +11,7 @@ from weave_dns.names import fold
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from weave_dns.entries import Address, Entry, Identity, WireOrder
+    from weave_dns.entries import Address, Entry, Identity, Order
     from weave_router.wire.peer_name import PeerName
 
 K = TypeVar("K")
@@ -25,7 +25,7 @@ class Table:
 
     def __init__(self) -> None:
         self._entries: dict[Identity, Entry] = {}
-        self._order: list[WireOrder] = []
+        self._order: list[Order] = []
         self._sorted: list[Entry] = []
         self._names: dict[str, dict[Identity, Entry]] = {}
         self._parents: dict[str, int] = {}
