@@ -90,7 +90,8 @@ class Registry:
         identity = wanted.identity
         present, buried = self.table.get(identity), self._buried.get(identity)
         if present is None:
-            self._change(replace(wanted, version=buried.state.version + 1) if buried else wanted, now)
+            again = replace(buried.state, version=buried.state.version + 1, tombstone=0) if buried else wanted
+            self._change(again, now)
         elif present.tombstone:
             # In the spelling that was sent first: to Weave Net 2.8 another one is another entry.
             self._change(replace(present, version=present.version + 1, tombstone=0), now)
@@ -178,7 +179,8 @@ class Registry:
         present = self.table.get(identity)
         if present is not None:
             if heard.version > present.version or (
-                heard.version == present.version and heard.tombstone != present.tombstone
+                heard.version == present.version
+                and (heard.tombstone, heard.hostname) != (present.tombstone, present.hostname)
             ):
                 # What they have is from an earlier life of ours; its spelling is the one that they know.
                 self._change(replace(present, hostname=heard.hostname, version=_after(heard)), now)

@@ -36,7 +36,7 @@ from weave_dns.settings import PORT, ListenAddress
 from weave_router.log_limit import LogLimit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
     from contextlib import AbstractAsyncContextManager
     from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
@@ -128,6 +128,7 @@ class Server:
         self._rate = RateLimit(settings.rate)
         self._log_limit = LogLimit()
         self._listeners: dict[ListenAddress, trio.CancelScope] = {}
+        self._bridge: tuple[Address, ...] = ()
         self._open: dict[ListenAddress, None] = {}
         self._forwarded: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
@@ -137,8 +138,25 @@ class Server:
         """Where queries are taken now, the bridge's first address first."""
         return tuple(address for address in self._listeners if address in self._open)
 
-    def own_addresses(self) -> frozenset[Address]:
+    @property
+    def client_address(self) -> ListenAddress | None:
+        """Where containers send their queries, the bridge's addresses before others; None while there is no such."""
+        everywhere = self._everywhere
+        served = [ListenAddress(host) for host in self._bridge if host.version == everywhere] if self._open else []
+        named = [address for address in self.listening if not address.host.is_unspecified]
+        found = sorted((*served, *named), key=lambda address: address.host not in self._bridge)
+        return found[0] if found else None
+
+    @property
+    def _everywhere(self) -> int:
+        """The family (4 or 6) of which all addresses of this host are listened at; 0 for none."""
+        listen = self._settings.listen
+        return listen.host.version if listen is not None and listen.host.is_unspecified and listen.port == PORT else 0
+
+    def own_addresses(self) -> Container[Address]:
         """Addresses where nobody but us would answer: not to be asked as upstream."""
+        if self._everywhere:
+            return _AllOfThisHost()
         return frozenset(address.host for address in self._listeners if address.port == PORT)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -152,7 +170,9 @@ class Server:
                     task_status.started()
 
     def _adjust(self, nursery: trio.Nursery, bridge: tuple[Interface, ...]) -> None:
-        wanted = dict.fromkeys(ListenAddress(interface.ip) for interface in bridge)
+        everywhere = self._everywhere
+        wanted = dict.fromkeys(ListenAddress(interface.ip) for interface in bridge if interface.version != everywhere)
+        self._bridge = tuple(interface.ip for interface in bridge)
         if self._settings.listen is not None:
             wanted.setdefault(self._settings.listen)
         for address in [address for address in self._listeners if address not in wanted]:
@@ -329,6 +349,21 @@ class Server:
             self._forwarded[client] -= 1
             if not self._forwarded[client]:
                 del self._forwarded[client]
+
+
+class _AllOfThisHost:
+    """The addresses of this host."""
+
+    def __contains__(self, address: object) -> bool:
+        if not isinstance(address, IPv4Address | IPv6Address):
+            return False
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((str(address), 0))
+            except OSError:
+                return False
+        return True
 
 
 def _bind(address: ListenAddress, *, stream: bool = False) -> socket.socket:

@@ -115,15 +115,14 @@ class Names:
         """Delete own names; what is not given matches all. Returns those that were there; durable on return."""
         now, unix = trio.current_time(), self._unix()
         gone = self._registry.delete(container, address, hostname, now=now, unix=unix)
-        if gone:
-            await self._settled()
+        await self._settled()  # also if it was deleted before: that may not be durable yet
         return gone
 
-    async def keep_attached(self, present: Container[tuple[str, Address]]) -> None:
-        """Delete the names of attachments other than these (container and address): at start, after a crash."""
-        for entry in self._registry.attached():
-            if (entry.container, entry.address) not in present:
-                await self.remove(entry.container, entry.address, entry.hostname)
+    async def keep_attached(self, present: Container[str]) -> None:
+        """Delete the names that went with attachments of other containers than these: at start, after a crash."""
+        for container in dict.fromkeys(entry.container for entry in self._registry.attached()):
+            if container not in present:
+                await self.remove(container)
 
     async def _settled(self) -> None:
         self._work.set()

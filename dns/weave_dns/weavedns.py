@@ -66,7 +66,13 @@ class WeaveDns:
             await nursery.start(self.names.run)
             await nursery.start(self._forwarder.run)
             await nursery.start(self._server.run)
+            await self._upstream()  # for the status, before anybody asks
             task_status.started()
+
+    @property
+    def client_address(self) -> ListenAddress | None:
+        """Where containers send their queries; None while there is no such address."""
+        return self._server.client_address
 
     @property
     def listening(self) -> tuple[ListenAddress, ...]:
@@ -91,12 +97,13 @@ class WeaveDns:
 
     def troubles(self) -> tuple[str, ...]:
         """What keeps it from answering, in words for the operator."""
-        troubles = [f"cannot listen at {address}: {reason}" for address, reason in self._server.troubles.items()]
-        if not self.listening and not troubles:
-            troubles.append(WAITING)
-        if self._resolv_conf.status:
-            troubles.append(self._resolv_conf.status)
-        return tuple(troubles)
+        upstream = self._resolv_conf.status
+        return (*self.deafness(), upstream) if upstream else self.deafness()
+
+    def deafness(self) -> tuple[str, ...]:
+        """Why it does not listen at an address where it should."""
+        troubles = tuple(f"cannot listen at {address}: {reason}" for address, reason in self._server.troubles.items())
+        return troubles if troubles or self.listening else (WAITING,)
 
     async def look_up(self, name: str) -> list[Address]:
         """The addresses of a name, as a container gets them; none where there are none.
