@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from ipaddress import IPv4Interface, IPv6Interface
+    from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 JsonValue = Any
 """What the json module reads and writes."""
@@ -68,6 +68,70 @@ class VethInfo:
     mtu: int
     addresses: tuple[str, ...]
     """All addresses that the interface has now, `address/len`, link-local IPv6 left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanSettings:
+    """What the VXLAN device is to be."""
+
+    device: str
+    """Name, `weave-vxlan` unless told otherwise."""
+    bridge: str
+    port: int
+    """UDP port, ours and the peers'."""
+    vni: int
+    """VXLAN network identifier, 24 bits (RFC 7348 section 5)."""
+    mtu: int
+    """Of the network, that is of inner packets; outer ones are 50 bytes longer."""
+    local: IPv4Address | None = None
+    """Source address of outer packets; None lets the kernel choose by the route."""
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanEntry:
+    """One entry of the VXLAN device's own forwarding database: frames to `mac` go to the host `remote`."""
+
+    mac: bytes
+    """6 bytes. All zero: one destination of frames that have no entry, broadcasts above all."""
+    remote: IPv4Address
+    learned: bool = False
+    """True: a container's address that its peer told (NTF_EXT_LEARNED); False: made for the peer itself (permanent).
+    Neither ages."""
+
+
+class HeartbeatSocket(Protocol):
+    """Sends frames into the VXLAN device, past the bridge, and receives those that peers sent in this way."""
+
+    def send(self, frame: bytes) -> bool:
+        """Send a complete Ethernet frame; False if the kernel refuses it.
+
+        It refuses more than the device's MTU and 14 bytes, and anything while its buffers are full, or the device is
+        down or gone. True tells nothing about the way: a packet too large for the underlay vanishes.
+        """
+
+    async def wait(self) -> None:
+        """Wait until something has come; trio.ClosedResourceError if the socket is closed meanwhile."""
+
+    def receive(self) -> list[bytes]:
+        """What has come since, at most 64 complete Ethernet frames, only those addressed to the bridge's own MAC.
+
+        They may come from a container of this host just as well: the kernel does not tell through which port.
+        """
+
+    def close(self) -> None:
+        """Close it; again is fine."""
+
+
+class LocalAddresses(Protocol):
+    """Changes of the set of MAC addresses behind local ports, an asynchronous iterator of (added, removed)."""
+
+    def __aiter__(self) -> LocalAddresses: ...
+
+    async def __anext__(self) -> tuple[frozenset[bytes], frozenset[bytes]]: ...
+
+    @property
+    def beyond_limit(self) -> int:
+        """Appearances of addresses that were left out because there were 4096 already."""
 
 
 class Host(Protocol):
@@ -128,6 +192,76 @@ class Host(Protocol):
 
     async def list_attached(self, bridge: str) -> tuple[str, ...]:
         """Names of our container veths (`vethwe…`) that exist on the host."""
+
+    async def open_vxlan(self, settings: VxlanSettings) -> tuple[VxlanEntry, ...]:
+        """Create the VXLAN device, or adopt what an earlier daemon left; returns the entries that it has.
+
+        A VXLAN device of that name with other settings is replaced; a device of another kind is an error that says to
+        run `weave reset`. The device learns nothing, its packets have DF set and no UDP checksum, and it is an
+        isolated port of the bridge that neither learns nor sends back; it is up on return. Learned addresses that
+        only the bridge's table has (the earlier daemon died half way) are removed from there. Errors: the bridge is
+        missing, the kernel lacks VXLAN, the UDP port or the VNI is in use.
+        """
+
+    async def program_vxlan(
+        self,
+        device: str,
+        bridge: str,
+        remove: Sequence[VxlanEntry],
+        add: Sequence[VxlanEntry],
+        unlearn: Sequence[bytes],
+        learn: Sequence[bytes],
+        *,
+        tap: str | None = None,
+    ) -> None:
+        """Change forwarding entries, in the order of the arguments: device first, then the bridge's table.
+
+        `add`: a zero MAC gets one more destination, any other MAC has only this one from now on. `remove` touches
+        exactly that pair of MAC and remote. `unlearn` removes these MACs from the bridge's table where they point at
+        the VXLAN port, and where they point at the port `tap`, if that is given; elsewhere they stay. `learn` makes
+        them point at the VXLAN port wherever they pointed before; such an entry does not age, and a frame from
+        another port with that source moves it there. What is there or gone already is no error; a real one is raised
+        in the end, when everything else is done. The bridge's own MAC is never learned. One netlink message is
+        sent per entry (two per `unlearn` with `tap`).
+        """
+
+    async def forget_behind(self, bridge: str, port_device: str, macs: Sequence[bytes]) -> None:
+        """Remove MACs from the bridge's table where they point at that port (the TAP): the next frames are flooded.
+
+        A port that is gone is no error.
+        """
+
+    def watch_local_addresses(
+        self, bridge: str, leave_out: frozenset[str]
+    ) -> AbstractAsyncContextManager[LocalAddresses]:
+        """MAC addresses that live at ports of the bridge other than these devices (TAP and VXLAN).
+
+        Learned and static ones, not the ports' and the bridge's own. The first item is (all, none), then (added,
+        removed) after each change; changes within 20 ms come together, so that a slow reader misses steps but
+        never the last state. At most 4096, the first that came; places that become free are given to others
+        within some seconds. The iteration does not end by itself; HostError if there is no such bridge at first.
+        """
+
+    async def allow_vxlan(self, port: int, heartbeats: frozenset[IPv4Address], data: frozenset[IPv4Address]) -> None:
+        """Take VXLAN packets at the UDP port from `data` only; heartbeats (EtherType 0x88b5) from both.
+
+        All others are dropped and counted. The first call makes the table `inet weave` anew, in one transaction;
+        later ones change the elements of its sets. If somebody removed the table (`nft flush ruleset`), the next
+        call makes it again, also one that changes nothing: so repeat it now and then.
+        Rules of others are not touched, nor overruled. HostError if nft is missing or the kernel lacks nf_tables.
+        """
+
+    async def vxlan_allowed(self) -> frozenset[IPv4Address]:
+        """The addresses whose data an earlier daemon let in and the kernel still does; empty if there is no table."""
+
+    async def close_vxlan(self, device: str) -> None:
+        """Remove the VXLAN device (none, or one of another kind, is left alone), then the table `inet weave`."""
+
+    def open_heartbeats(self, device: str, bridge: str) -> HeartbeatSocket:
+        """A socket for frames of EtherType 0x88b5 that go out at the VXLAN device and are received at the bridge.
+
+        To be opened anew after `open_vxlan`, which may have replaced the device. HostError if either is missing.
+        """
 
     async def aclose(self) -> None:
         """Stop the netlink thread and close its sockets."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,5 +100,5 @@ class RouterStatus:
     macs: tuple[MacStatus, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
     """Packets, frames, bytes and drops since start, by name (`frames_captured`, `drop_no_route`, …)."""
-    overlay_diagnostics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Per overlay, which kernel features are on and why others are off."""
+    overlay_diagnostics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per overlay, which kernel features are on and why others are off; of `vxlan` what is programmed."""

@@ -76,13 +76,16 @@ class Host(Namespace):
         self.state_dir = directory / "state"
         self.run_dir = directory / "run"
         self.containers: list[Container] = []
+        self.fast_datapath = False
+        """Whether routers launched from now on may leave packets to the kernel; most tests are about sleeve."""
         self._lab = lab
         self._interfaces = itertools.count()
 
     def environment(self) -> Mapping[str, str]:
         """Environment of programs inside; it leads `weave` to this host's router."""
         directories = {"WEAVE_STATE_DIR": str(self.state_dir), "WEAVE_RUN_DIR": str(self.run_dir)}
-        return {**super().environment(), **directories}
+        sleeve = {} if self.fast_datapath else {"WEAVE_NO_FASTDP": "1"}
+        return {**super().environment(), **directories, **sleeve}
 
     def weave(self, command: str, *arguments: str, timeout_s: float = 90) -> str:
         """Run the real `weave`; returns what it prints. `launch` gets this host's label as the nickname."""

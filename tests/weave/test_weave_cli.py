@@ -364,7 +364,7 @@ def test_flags_of_later_releases_are_named_once(launch: Launch) -> None:
     _, errors = launch(*arguments)
     assert errors == f"no effect in this release: {', '.join(f'--{name}' for name in FUTURE_FLAGS)}\n"
     assert launch("--plugin=false", "--proxy=false", "--no-dns=false")[1] == ""
-    assert launch(WEAVE_NO_FASTDP="1")[1] == "no effect in this release: --no-fastdp\n"
+    assert launch(WEAVE_STATUS_ADDR="::1")[1] == "no effect in this release: --status-addr\n"
     assert launch("--ipalloc-range", "")[1] == ""
 
 

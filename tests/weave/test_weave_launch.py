@@ -210,6 +210,62 @@ def test_stop_of_a_daemon_that_does_not_answer(host: Host) -> None:
     assert host.pid() is None
 
 
+# The name server
+
+
+def test_flags_of_the_name_server(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+    with socket.socket(type=socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        launched = host.launch(
+            *("-dns-domain=Example.test", "--dns-listen-address", f"127.0.0.1:{port}", "--dns-ttl", "30"),
+            *("--dns-fallback-timeout", "500ms", "--resolv-conf", str(tmp_path / "resolv.conf")),
+            *("--dns-clients", "192.0.2.0/24", "--dns-rate-limit", "0"),
+        )
+        assert (launched.exit_code, launched.output) == (0, ""), "a busy port is no reason not to start"
+        status = host.weave("status").stdout
+        assert "         Domain: Example.test.\n" in status
+        assert "            TTL: 30\n" in status
+        assert f"        Trouble: cannot listen at 127.0.0.1:{port}: Address already in use\n" in status
+    assert f"cannot listen at 127.0.0.1:{port}" in host.directories.log.read_text()
+    deadline = time.monotonic() + 20
+    while f"      Listening: 127.0.0.1:{port}\n" not in host.weave("status").stdout:
+        assert time.monotonic() < deadline, "it must be tried again"
+        time.sleep(0.2)
+    assert host.weave("stop").exit_code == 0
+
+
+def test_without_a_name_server(host: Host) -> None:
+    launched = host.launch("--no-dns", "--dns-domain", "example.test")
+    assert (launched.exit_code, launched.output) == (0, "")
+    assert "dns" not in host.weave("status").stdout
+    assert host.weave("dns-args").output == ""
+    assert host.weave("stop").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "text"),
+    [
+        ("--dns-domain", "a b", "--dns-domain: 'a b' is no host name: use letters, digits, hyphens and dots"),
+        ("--dns-domain", "", "--dns-domain: '' is no host name"),
+        ("--dns-listen-address", "docker0", "--dns-listen-address docker0: "),
+        ("--dns-listen-address", "10.0.0.1:99999", "--dns-listen-address 10.0.0.1:99999: '99999' is no port"),
+        ("--dns-ttl", "-1", "Invalid value for '--dns-ttl': -1 is not in the range 0<=x<=86400."),
+        ("--dns-ttl", "x", "Invalid value for '--dns-ttl'"),
+        ("--dns-fallback-timeout", "1h", "--dns-fallback-timeout 1h: give a time from 0.1 s to 60 s, such as 5s"),
+        ("--dns-clients", "10.0.0.0/33", "--dns-clients: '10.0.0.0/33' does not appear to be an IPv4 or IPv6 network"),
+        ("--dns-rate-limit", "-1", "Invalid value for '--dns-rate-limit'"),
+    ],
+)
+def test_bad_flag_of_the_name_server(host: Host, flag: str, value: str, text: str) -> None:
+    failed = host.launch(flag, value)
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert text in failed.stderr
+    assert host.pid() is None
+    assert not host.directories.state.exists()
+
+
 # In the foreground
 
 
@@ -237,7 +293,9 @@ def test_foreground(host: Host, tmp_path: Path) -> None:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         secrets: dict[str, Any] = {"WEAVE_PASSWORD": "s3cret-word", "NOTIFY_SOCKET": str(tmp_path / "notify")}
-        with foreground(host, "--password", "other-s3cret", **secrets) as process:
+        (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+        arguments = ("--password", "other-s3cret", "--resolv-conf", str(tmp_path / "resolv.conf"))
+        with foreground(host, *arguments, **secrets) as process:
             assert manager.recv(100) == b"READY=1"
             assert host.pid() == process.pid
             for name in ("cmdline", "environ"):
@@ -248,6 +306,7 @@ def test_foreground(host: Host, tmp_path: Path) -> None:
     assert (process.returncode, out) == (0, "")
     assert [line.split(": ", 1)[1].split()[0] for line in err.splitlines()] == [
         "weave",
+        "Name",  # servers of this host
         "ready",
         "stopping:",
         "stopped",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from weave_dns.entries import Entry
+from weave_dns.status import DnsStatus
 from weave_ipam.status import IpamStatus, OwnerStatus
 from weave_net.metrics import render_metrics
 from weave_net.status_views import Snapshot
 from weave_net.testing.statuses import H1, H2, H3, SAMPLE_STATUS
+from weave_router.wire.peer_name import PeerName
 
 if TYPE_CHECKING:
     from weave_router.status import RouterStatus
@@ -47,12 +51,12 @@ NAMES_OF_IPAM = {
 }
 
 
-def snapshot(status: RouterStatus, ipam: IpamStatus | None = None) -> Snapshot:
-    return Snapshot(router=status, ipam=ipam, dns=None, now=datetime(2026, 1, 31, tzinfo=UTC), version="3.0.0")
+def snapshot(status: RouterStatus, ipam: IpamStatus | None = None, dns: DnsStatus | None = None) -> Snapshot:
+    return Snapshot(router=status, ipam=ipam, dns=dns, now=datetime(2026, 1, 31, tzinfo=UTC), version="3.0.0")
 
 
-def scrape(status: RouterStatus, ipam: IpamStatus | None = None) -> Samples:
-    text = render_metrics(snapshot(status, ipam)).decode()
+def scrape(status: RouterStatus, ipam: IpamStatus | None = None, dns: DnsStatus | None = None) -> Samples:
+    text = render_metrics(snapshot(status, ipam, dns)).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -113,7 +117,8 @@ def test_process_metrics_are_there() -> None:
 
 def test_metrics_of_absent_services_are_absent() -> None:
     names = {name for name, _ in scrape(SAMPLE_STATUS)}
-    assert not names & {"weave_dns_entries", "weave_flows", *NAMES_OF_IPAM}
+    assert not names & {"weave_flows", *NAMES_OF_IPAM}
+    assert not {name for name in names if name.startswith("weave_dns")}
 
 
 def test_ipam() -> None:
@@ -150,3 +155,40 @@ def test_scraping_again_works() -> None:
     told = snapshot(SAMPLE_STATUS, SEEDS)
     assert render_metrics(told)
     assert render_metrics(told)
+
+
+# Names
+
+NAMES = DnsStatus(
+    ourselves=PeerName(1),
+    domain="weave.local.",
+    upstream=(),
+    ttl=1,
+    listening=(),
+    troubles=(),
+    entries=tuple(
+        Entry("c1", PeerName(origin), ip_address("10.32.1.1"), f"{number}.weave.local.", 0, tombstone)
+        for number, (origin, tombstone) in enumerate(((1, 0), (1, 0), (1, 7), (2, 0), (2, 9)))
+    ),
+    counters={"queries": 7, "rate_limited": 0, "upstream_asked": 2},
+)
+
+
+def test_names() -> None:
+    samples = scrape(SAMPLE_STATUS, dns=NAMES)
+    assert samples["weave_dns_entries", ()] == 2, "own living ones, as in 2.8"
+    assert samples["weave_dns_known_entries", ()] == 3
+    assert samples["weave_dns_queries_total", ()] == 7
+    assert samples["weave_dns_rate_limited_total", ()] == 0
+    assert samples["weave_dns_upstream_asked_total", ()] == 2
+
+
+def test_names_of_nobody() -> None:
+    samples = scrape(SAMPLE_STATUS, dns=replace(NAMES, entries=(), counters={}))
+    assert (samples["weave_dns_entries", ()], samples["weave_dns_known_entries", ()]) == (0, 0)
+
+
+def test_kinds_of_the_metrics_of_names() -> None:
+    text = render_metrics(snapshot(SAMPLE_STATUS, dns=NAMES)).decode()
+    kinds = {family.name: family.type for family in text_string_to_metric_families(text)}
+    assert (kinds["weave_dns_entries"], kinds["weave_dns_queries"]) == ("gauge", "counter")

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from vector_files import load
+from weave_dns.entries import Entry
+from weave_dns.status import DnsStatus
 from weave_ipam.status import ElectionStatus, EntryStatus, IpamStatus
 from weave_net.errors import JsonPathError
 from weave_net.json_path import MAX_PATH_LENGTH, parse_path, select
 from weave_net.report import full_report, view_report
 from weave_net.status_views import Snapshot
 from weave_net.testing.statuses import SAMPLE_STATUS
+from weave_router.wire.peer_name import PeerName
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 SNAPSHOT = Snapshot(router=SAMPLE_STATUS, ipam=None, dns=None, now=NOW, version="3.0.0")
@@ -258,3 +262,94 @@ def test_bad_paths(path: str, part: str) -> None:
 
 def test_steps() -> None:
     assert parse_path('.a[0][].b_c["d e"]') == ("a", 0, None, "b_c", "d e")
+
+
+# Names
+
+NAMES = DnsStatus(
+    ourselves=PeerName(1),
+    domain="weave.local.",
+    upstream=("10.99.0.41",),
+    ttl=1,
+    listening=("127.0.0.1:53", "[fd00::1]:53"),
+    troubles=("cannot listen at 10.32.0.1:53: Address already in use",),
+    entries=(
+        Entry("c1", PeerName(2), ip_address("fd00::1"), "web.weave.local.", 4, 1_700_000_000),
+        Entry("c1", PeerName(1), ip_address("10.32.1.1"), "Web.weave.local.", 0, 0),
+        Entry("c1", PeerName(1), ip_address("10.32.1.1"), "db.weave.local.", 2, 0),
+    ),
+    counters={"queries": 7, "upstream_asked": 2},
+)
+
+
+def test_names_part() -> None:
+    report = full_report(replace(SNAPSHOT, dns=NAMES))
+    assert json.loads(json.dumps(report)) == report
+    assert list(report["DNS"])[:5] == ["Domain", "Upstream", "Address", "TTL", "Entries"], "the names of 2.8"
+    assert report["DNS"] == {
+        "Domain": "weave.local.",
+        "Upstream": ["10.99.0.41"],
+        "Address": "127.0.0.1:53",
+        "TTL": 1,
+        "Entries": [
+            {
+                "Hostname": "db.weave.local.",
+                "Origin": "00:00:00:00:00:01",
+                "ContainerID": "c1",
+                "Address": "10.32.1.1",
+                "Version": 2,
+                "Tombstone": 0,
+            },
+            {
+                "Hostname": "Web.weave.local.",
+                "Origin": "00:00:00:00:00:01",
+                "ContainerID": "c1",
+                "Address": "10.32.1.1",
+                "Version": 0,
+                "Tombstone": 0,
+            },
+            {
+                "Hostname": "web.weave.local.",
+                "Origin": "00:00:00:00:00:02",
+                "ContainerID": "c1",
+                "Address": "fd00::1",
+                "Version": 4,
+                "Tombstone": 1_700_000_000,
+            },
+        ],
+        "Listening": ["127.0.0.1:53", "[fd00::1]:53"],
+        "Troubles": ["cannot listen at 10.32.0.1:53: Address already in use"],
+        "Counters": {"queries": 7, "upstream_asked": 2},
+    }
+
+
+def test_names_part_without_anything() -> None:
+    empty = replace(NAMES, upstream=(), listening=(), troubles=(), entries=(), counters={})
+    part = full_report(replace(SNAPSHOT, dns=empty))["DNS"]
+    assert (part["Upstream"], part["Entries"], part["Address"]) == (None, None, ""), "2.8 has null for empty lists"
+    assert (part["Listening"], part["Troubles"], part["Counters"]) == ([], [], {})
+
+
+def test_names_that_are_off_are_absent() -> None:
+    assert "DNS" not in REPORT
+    assert "DNS" not in view_report("", SNAPSHOT)
+    assert view_report("dns", SNAPSHOT) is None
+
+
+def test_names_views() -> None:
+    snapshot = replace(SNAPSHOT, dns=NAMES)
+    assert view_report("dns", snapshot) == full_report(snapshot)["DNS"]
+    overview = view_report("", snapshot)["DNS"]
+    assert "Entries" not in overview
+    assert overview["EntryCount"] == 2, "the living ones, as the text says"
+    assert (overview["Domain"], overview["Listening"]) == ("weave.local.", ["127.0.0.1:53", "[fd00::1]:53"])
+    assert view_report("", replace(SNAPSHOT, dns=replace(NAMES, entries=())))["DNS"]["EntryCount"] == 0
+
+
+def test_names_by_the_template_of_2_8() -> None:
+    """That of the recorded request, whose four values we give one by one."""
+    report = full_report(replace(SNAPSHOT, dns=NAMES))
+    recorded = load("dns/http")["one_peer"][26]["body"]
+    values = [select(report, f"{{{{.DNS.{name}}}}}") for name in ("Domain", "TTL", "Address")]
+    assert " ".join([*values, f"[{select(report, '.DNS.Upstream[0]')}]"]) == recorded
+    assert select(report, ".DNS.Entries[].Hostname") == "db.weave.local.\nWeb.weave.local.\nweb.weave.local."

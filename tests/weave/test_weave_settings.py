@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from weave_dns.settings import DnsSettings, ListenAddress
 from weave_net.directories import Directories
 from weave_net.errors import LaunchError, SettingsError
 from weave_net.settings import (
@@ -19,9 +22,6 @@ from weave_net.settings import (
     parse_subnets,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def full_settings(directory: Path) -> DaemonSettings:
     return DaemonSettings(
@@ -31,6 +31,13 @@ def full_settings(directory: Path) -> DaemonSettings:
         password="s3cret",
         trusted_subnets=(ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
         peers=("h1", "h2:99"),
+        dns_domain="Example.test",
+        dns_listen_address="[fd00::1]:5353",
+        dns_ttl=30,
+        dns_fallback_timeout="1500ms",
+        resolv_conf="/run/resolv.conf",
+        dns_clients="192.168.1.7/24, fd00::/8",
+        dns_rate_limit=0,
         http_address=HttpAddress("::1", 99),
         log_level="debug",
         log_file=directory / "log",
@@ -152,3 +159,78 @@ def test_directory_that_is_a_file(tmp_path: Path) -> None:
 def test_socket_path_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="too long for a Unix socket"):
         Directories(tmp_path / "state", tmp_path / ("x" * 100)).prepare()
+
+
+# Names
+
+
+def test_name_server_by_default() -> None:
+    assert DaemonSettings().dns_settings() == DnsSettings(
+        domain="weave.local.",
+        listen=None,
+        ttl=1,
+        fallback_timeout=5.0,
+        resolv_conf=Path("/etc/resolv.conf"),
+        clients=(),
+        rate=10_000,
+    )
+
+
+def test_name_server_as_the_operator_wants_it(tmp_path: Path) -> None:
+    assert full_settings(tmp_path).dns_settings() == DnsSettings(
+        domain="Example.test.",
+        listen=ListenAddress(ip_address("fd00::1"), 5353),
+        ttl=30,
+        fallback_timeout=1.5,
+        resolv_conf=Path("/run/resolv.conf"),
+        clients=(ip_network("192.168.1.0/24"), ip_network("fd00::/8")),
+        rate=0,
+    )
+
+
+def test_name_server_that_is_off(tmp_path: Path) -> None:
+    assert replace(full_settings(tmp_path), dns=False).dns_settings() is None
+    assert replace(full_settings(tmp_path), dns=False, dns_domain="a b").dns_settings() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.32.0.1", "10.32.0.1:53"),
+        ("10.32.0.1:5353", "10.32.0.1:5353"),
+        (":5353", "0.0.0.0:5353"),
+        ("0.0.0.0", "0.0.0.0:53"),
+        ("fd00::1", "[fd00::1]:53"),
+        ("[fd00::1]", "[fd00::1]:53"),
+        ("[fd00::1]:99", "[fd00::1]:99"),
+        ("::", "[::]:53"),
+    ],
+)
+def test_listening_addresses_of_the_name_server(text: str, address: str) -> None:
+    naming = DaemonSettings(dns_listen_address=text).dns_settings()
+    assert naming
+    assert str(naming.listen) == address
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        *(
+            ("dns_listen_address", text)
+            for text in ("x", "10.1:53", "10.32.0.1:", "10.32.0.1:0", "10.32.0.1:65536", "10.32.0.1:x", "10.32.0.1:²")
+        ),
+        *(
+            ("dns_listen_address", text)
+            for text in ("[fd00::1", "[fd00::1]53", "[fd00::1]x", "localhost", "10.32.0.1/24")
+        ),
+        *(("dns_domain", text) for text in ("", ".", "a..b", "a b", "ü.local", "x" * 64, "x." * 130)),
+        *(("dns_fallback_timeout", text) for text in ("", "x", "0", "-1s", "5h", "nan", "inf", "61s", "1e9", "5 s x")),
+        *(("dns_clients", text) for text in ("x", "10.0.0.0/33", "10.0.0.0/8;fd00::/8", "localhost")),
+    ],
+)
+def test_bad_settings_of_the_name_server(field: str, text: str) -> None:
+    flag = f"--{field.replace('_', '-')}"
+    changes: dict[str, Any] = {field: text}
+    with pytest.raises(SettingsError, match=flag) as caught:
+        replace(DaemonSettings(), **changes).dns_settings()
+    assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from vector_files import load
 from weave_dns.entries import Entry
 from weave_dns.status import DnsStatus
 from weave_ipam.status import IpamStatus, OwnerStatus
-from weave_net.status_views import VIEWS, Snapshot, connections, ipam, overview, peers, targets
+from weave_net.status_views import VIEWS, Snapshot, connections, ipam, names, overview, peers, targets
 from weave_net.testing.statuses import SAMPLE_STATUS
 from weave_router.status import ConnectionStatus, PeerLinkStatus, PeerStatus, RouterStatus
 from weave_router.wire.peer_name import PeerName
@@ -296,3 +296,110 @@ def test_every_view_answers() -> None:
 
 def test_the_view_of_ipam_knows_who_we_are() -> None:
     assert VIEWS["ipam"](snapshot(NODE, OF_TWO)) == ipam(OF_TWO, PEER1)
+
+
+# Names
+
+
+def entry(container: str, address: str, name: str, *, origin: int = 1, tombstone: int = 0) -> Entry:
+    return Entry(container, PeerName(origin), ip_address(address), name, 0, tombstone)
+
+
+LONG = "0123456789abcdef0123456789abcdef"
+RECORDED_NAMES = {
+    14: (
+        entry("c2", "10.32.1.2", "weave.local."),
+        entry("c1", "10.32.1.1", "foo.weave.local."),
+        entry("c1", "10.32.1.1", "Bar.weave.local."),
+        entry("c1", "0.0.0.0", "six.weave.local."),
+        entry(LONG, "10.32.1.3", "a-rather-long-name.sub.weave.local."),
+    ),
+    18: (
+        entry("c1", "10.32.1.1", "foo.weave.local.", tombstone=1),
+        entry("c2", "10.32.1.2", "weave.local."),
+        entry("c1", "10.32.1.1", "Bar.weave.local.", tombstone=1),
+        entry("c1", "0.0.0.0", "six.weave.local."),
+        entry(LONG, "10.32.1.3", "a-rather-long-name.sub.weave.local."),
+    ),
+    25: (entry("c1", "10.32.1.1", "foo.weave.local.", tombstone=1),),
+}
+"""What the daemon of vectors/dns/http.json knew at these requests."""
+
+
+@pytest.mark.parametrize("number", RECORDED_NAMES)
+def test_names_are_those_of_2_8(number: int) -> None:
+    case = load("dns/http")["one_peer"][number]
+    assert (case["path"], names(replace(NAMES, entries=RECORDED_NAMES[number]))) == ("/status/dns", case["body"])
+
+
+def test_overview_of_names_is_that_of_2_8_and_ours_below() -> None:
+    status = replace(
+        NAMES,
+        upstream=("10.99.0.41",),
+        listening=("127.0.0.1:53",),
+        entries=(*RECORDED_NAMES[14][:1], *RECORDED_NAMES[14][3:4], *RECORDED_NAMES[25]),
+    )
+    router = replace(NODE, peers=(LONELY,))
+    recorded = load("dns/http")["one_peer"][23]["body"]
+    text = overview(snapshot(router, None, "unreleased (version check update disabled)", status))
+    assert text == f"{recorded}      Listening: 127.0.0.1:53\n"
+
+
+def test_overview_of_names_in_trouble() -> None:
+    troubles = ("cannot listen at 10.32.0.1:53: Address already in use", "/etc/resolv.conf: No such file")
+    status = replace(NAMES, upstream=(), listening=(), troubles=troubles, entries=())
+    text = overview(snapshot(NODE, OF_TWO, dns=status))
+    assert text.endswith(
+        "  DefaultSubnet: 10.32.0.0/12\n"
+        "\n"
+        "        Service: dns\n"
+        "         Domain: weave.local.\n"
+        "       Upstream: none\n"
+        "            TTL: 1\n"
+        "        Entries: 0\n"
+        "      Listening: none\n"
+        "        Trouble: cannot listen at 10.32.0.1:53: Address already in use\n"
+        "        Trouble: /etc/resolv.conf: No such file\n"
+    )
+
+
+def test_overview_of_names_lists_all_addresses() -> None:
+    status = replace(NAMES, listening=("10.32.0.1:53", "[fd00::1]:53"))
+    text = overview(snapshot(NODE, dns=status))
+    assert "       Upstream: 192.0.2.53, 2001:db8::53\n" in text
+    assert "      Listening: 10.32.0.1:53, [fd00::1]:53\n" in text
+
+
+def test_names_columns_and_order() -> None:
+    """By name without letter case, then peer, container and address; addresses are numbers."""
+    entries = [
+        entry("c1", "10.32.1.10", "web.weave.local."),
+        entry("c1", "10.32.1.9", "WEB.weave.local."),
+        entry("c0", "10.32.1.1", "web.weave.local.", origin=2),
+        entry("c1", "fd00::1234:5678:9abc:def0", "Db.weave.local."),
+        entry("weave:extern", "10.2.1.1", "web.other."),
+    ]
+    lines = names(replace(NAMES, entries=tuple(entries))).splitlines()
+    assert lines == [
+        "Db           fd00::1234:5678:9abc:def0           c1 00:00:00:00:00:01",
+        "web.other.   10.2.1.1        weave:extern 00:00:00:00:00:01",
+        "WEB          10.32.1.9                 c1 00:00:00:00:00:01",
+        "web          10.32.1.10                c1 00:00:00:00:00:01",
+        "web          10.32.1.1                 c0 00:00:00:00:00:02",
+    ]
+
+
+def test_names_of_other_peers_cannot_forge_lines() -> None:
+    evil = "x\n\x1b[2J"
+    text = names(replace(NAMES, entries=(entry(evil, "10.32.1.1", f"{evil}.weave.local."),)))
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+
+
+def test_names_that_are_off() -> None:
+    assert names(None) == ""
+    assert "dns" not in overview(snapshot(NODE, OF_TWO))
+
+
+def test_the_view_of_names() -> None:
+    assert VIEWS["dns"](snapshot(NODE, dns=NAMES)) == names(NAMES) != ""

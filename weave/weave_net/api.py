@@ -99,7 +99,7 @@ class Api:
             ("/attachment/{id}/{ifname}", ["GET", "PUT", "DELETE"], self.attachment, Access.LOCAL),
             ("/stop", ["POST"], self.stop, Access.LOCAL),
             *IpamApi(self._ipam).paths(),
-            *DnsApi(self._dns).paths(),
+            *DnsApi(self._dns, self._attachments.has).paths(),
             *ExposeApi(self._exposures).paths(),
         ]
         routes = [

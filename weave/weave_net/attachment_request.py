@@ -63,7 +63,7 @@ class AttachmentRequest:
             mtu=_mtu(body.get("mtu")),
             mac=None if body.get("mac") is None else check_mac(_text(body, "mac", None)),
             multicast_route=_flag(body, "multicast_route", default=True),
-            fqdn=None if body.get("fqdn") is None else _text(body, "fqdn", None),
+            fqdn=_host_name(body.get("fqdn")),
         )
 
 
@@ -143,6 +143,13 @@ def _text(body: dict[str, Any], field: str, default: str | None) -> str:
     value = body.get(field, default)
     if not isinstance(value, str) or not value or len(value) > (4096 if field == "netns" else MAX_TEXT):
         raise AttachmentError(f"{field!r} must be a text that is not empty")
+    return value
+
+
+def _host_name(value: Any) -> str | None:
+    """Whether it is one, the name server knows."""
+    if value is not None and not isinstance(value, str):
+        raise AttachmentError("'fqdn' must be a host name such as web.weave.local")
     return value
 
 

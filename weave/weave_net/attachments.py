@@ -148,13 +148,15 @@ class Attachments:
                 except HostError as error:
                     _log.warning("%s of %s cannot be made again: %s", attachment.interface, attachment.id, error)
         await self._addresses.free_all_but({known.holder or known.id for known in self._known.values()})
-        await self._names.keep_attached(
-            {(known.id, ip) for known in self._known.values() for ip in _plain(known.addresses)}
-        )
+        await self._names.keep_attached({known.id for known in self._known.values()})
 
     def list(self) -> tuple[Attachment, ...]:
         """All attachments, sorted by id and interface."""
         return tuple(self._known[key] for key in sorted(self._known))
+
+    def has(self, attachment_id: str) -> bool:
+        """Whether there is an attachment of this id."""
+        return any(known.id == attachment_id for known in self._known.values())
 
     def get(self, attachment_id: str, interface: str) -> Attachment | None:
         """One attachment, None if there is none."""
@@ -258,6 +260,8 @@ class Attachments:
             await self._store_change(known, known)
             raise
         await self._release_unless_kept(known, remaining)
+        if not self.has(attachment_id):
+            await self._names.remove_container(attachment_id)  # also what was added by hand
         return unwanted
 
     async def run(self) -> None:

@@ -86,7 +86,7 @@ class DaemonClient:
     def remove_peer(self, peer: str, *, also: Sequence[str] = (), force: bool = False) -> str:
         """Take over what a peer owned that is gone, as others are `also`; what the daemon says."""
         parameters = {"also": list(also), **({"force": "true"} if force else {})}
-        return self._request("DELETE", f"/peer/{quote(peer, safe='')}", params=parameters).text
+        return self._request("DELETE", f"/peer/{_segment(peer, slash=True)}", params=parameters).text
 
     def leave(self) -> str | None:
         """Hand this peer's addresses over; who got them."""
@@ -115,7 +115,7 @@ class DaemonClient:
 
     def look_up(self, name: str) -> str:
         """The addresses of a name, one per line."""
-        return self._request("GET", f"/lookup/{quote(name, safe='')}").text
+        return self._request("GET", f"/lookup/{_segment(name, slash=True)}").text
 
     def exposed(self) -> dict[str, Any]:
         """What the bridge has: `mac`, `addresses` (`address/len`), and what was `exposed`."""
@@ -168,11 +168,21 @@ class DaemonClient:
 
 
 def _attachment_path(attachment_id: str, interface: str) -> str:
-    return f"/attachment/{quote(attachment_id, safe='')}/{quote(interface, safe='')}"
+    return f"/attachment/{_segment(attachment_id)}/{_segment(interface)}"
 
 
 def _name_path(container: str, address: str | None) -> str:
-    return f"/name/{quote(container, safe='')}" + ("" if address is None else f"/{address}")
+    return f"/name/{_segment(container)}" + ("" if address is None else f"/{address}")
+
+
+def _segment(text: str, *, slash: bool = False) -> str:
+    """A part of a path; dots alone would be left out on the way, and lead to what is above. Raises `ClientError`.
+
+    `slash`: whether the path takes a part with a slash in it.
+    """
+    if "/" in text and not slash:
+        raise ClientError(f"{text!r} cannot be a name: it has a slash")
+    return quote(text, safe="") if text.strip(".") else "%2E" * len(text)
 
 
 def _import_httpx() -> ModuleType:

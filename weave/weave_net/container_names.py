@@ -42,7 +42,12 @@ class ContainerNames:
         for address in addresses:
             await self.remove(container, address)
 
-    async def keep_attached(self, present: Container[tuple[str, Address]]) -> None:
-        """At start: forget the names of attachments other than these (container and address), after a crash."""
+    async def remove_container(self, container: str) -> None:
+        """Forget all names of a container."""
+        if self._names is not None:
+            await self._names.remove(container)
+
+    async def keep_attached(self, present: Container[str]) -> None:
+        """At start: forget the names that went with other attachments than those of these ids."""
         if self._names is not None:
             await self._names.keep_attached(present)

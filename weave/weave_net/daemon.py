@@ -76,7 +76,7 @@ async def run_daemon(
             name = await establish_name(store, settings.name, facts, settings.directories.state)
             targets = StoredTargets(store)
             peers = await targets.begin(settings.peers, resume=settings.resume)
-            await remember_devices(store, DeviceNames(settings.bridge, settings.tap))
+            await remember_devices(store, DeviceNames(settings.bridge, settings.tap, settings.vxlan))
             async with wiring.open_host() as host:
                 router = wiring.make_router(
                     settings.router_settings(name), host=host, targets=peers, on_targets_changed=targets.changed
@@ -145,6 +145,7 @@ class _Life:
                 front.start_soon(self._exposures.run)
                 await self._open_api(front)
                 self._ready()
+            await self._router.farewell()
             router_nursery.cancel_scope.cancel()
 
     def _request_stop(self, reason: str = "asked to") -> None:

@@ -13,15 +13,14 @@ if TYPE_CHECKING:
 KEY = "devices"
 """Where the store keeps them."""
 
-VXLAN_DEVICE = "weave-vxlan"
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceNames:
-    """Bridge and TAP of a daemon."""
+    """Bridge, TAP and VXLAN device of a daemon."""
 
     bridge: str = DaemonSettings.bridge
     tap: str = DaemonSettings.tap
+    vxlan: str = DaemonSettings.vxlan
 
 
 async def remember_devices(store: Store, names: DeviceNames) -> None:

@@ -7,13 +7,14 @@ would.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from weave_dns.errors import InvalidName, OutsideDomain, Unresolved
+from weave_dns.weavedns import WAITING
 from weave_net.api_access import Access
 from weave_net.api_messages import JsonResponse, read_form, truth_value, wants_json
 
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from weave_dns.names import Address
+    from weave_dns.settings import ListenAddress
     from weave_dns.weavedns import WeaveDns
 
     Path = tuple[str, list[str], Callable[[Request], Awaitable[Response]], Access]
 
 
 class DnsApi:
-    """The handlers. `weave_dns`: None where names are off; then all paths are unknown."""
+    """The handlers. `weave_dns`: None where names are off; then all paths are unknown.
 
-    def __init__(self, weave_dns: WeaveDns | None) -> None:
+    `is_attached`: whether there is an attachment of this id, with which names go.
+    """
+
+    def __init__(self, weave_dns: WeaveDns | None, is_attached: Callable[[str], bool]) -> None:
         self._maybe = weave_dns
+        self._is_attached = is_attached
 
     def paths(self) -> list[Path]:
         """Path, methods, handler and the right needed."""
@@ -40,7 +46,7 @@ class DnsApi:
             ("/domain", ["GET"], self.domain, Access.READ),
             ("/dns-address", ["GET"], self.address, Access.READ),
             ("/dns-address-port", ["GET"], self.address_and_port, Access.READ),
-            ("/lookup/{name}", ["GET"], self.look_up, Access.READ),
+            ("/lookup/{name:path}", ["GET"], self.look_up, Access.READ),
             ("/name", ["GET"], self.list, Access.READ),
             ("/name", ["DELETE"], self.remove, Access.CONTROL),
             ("/name/{id}", ["DELETE"], self.remove, Access.CONTROL),
@@ -60,17 +66,17 @@ class DnsApi:
 
     async def address(self, _: Request) -> Response:
         """Where clients send their queries."""
-        return PlainTextResponse(str(self._listening()[0]))
+        return PlainTextResponse(str(self._listening().host))
 
     async def address_and_port(self, _: Request) -> Response:
         """The same with the port."""
-        return PlainTextResponse(self._listening()[1])
+        return PlainTextResponse(str(self._listening()))
 
-    def _listening(self) -> tuple[Address, str]:
-        listening = self._dns.listening
-        if not listening:
-            raise HTTPException(503, "; ".join(self._dns.troubles()))
-        return listening[0].host, str(listening[0])
+    def _listening(self) -> ListenAddress:
+        address = self._dns.client_address
+        if address is None:
+            raise HTTPException(503, "; ".join(self._dns.deafness()) or WAITING)
+        return address
 
     async def look_up(self, request: Request) -> Response:
         """The addresses of a name, one per line."""
@@ -111,7 +117,8 @@ class DnsApi:
         name = form.get("fqdn", [""])[-1]
         try:
             if name or strict:
-                await dns.names.add(request.path_params["id"], address, name)
+                container = request.path_params["id"]
+                await dns.names.add(container, address, name, attached=self._is_attached(container))
         except (InvalidName, OutsideDomain) as error:
             if strict:
                 raise HTTPException(400, str(error)) from error
@@ -130,6 +137,9 @@ class DnsApi:
 
 def _address(text: str) -> Address:
     try:
-        return ip_address(text)
+        address = ip_address(text)
     except ValueError as error:
         raise HTTPException(400, f"invalid IP Address: {text}") from error
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise HTTPException(400, f"invalid IP Address: {text}: it is of one link only")
+    return address

@@ -21,7 +21,6 @@ FUTURE_FLAGS: dict[str, bool] = {
     "plugin-mesh-socket": True,
     "plugin-v2": False,
     "plugin-v2-multicast": False,
-    "no-fastdp": False,
     "expect-npc": False,
     "no-masq-local": False,
     "docker-api": True,
@@ -32,7 +31,6 @@ FUTURE_FLAGS: dict[str, bool] = {
 """Flags without effect yet, and whether each takes a value."""
 
 FUTURE_VARIABLES = {
-    "no-fastdp": "WEAVE_NO_FASTDP",
     "status-addr": "WEAVE_STATUS_ADDR",
     "metrics-addr": "WEAVE_METRICS_ADDR",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_net.client import QUICK_LIMIT_S, DaemonClient
-from weave_net.devices import VXLAN_DEVICE, DeviceNames, stored_devices
+from weave_net.devices import DeviceNames, stored_devices
 from weave_net.errors import ClientError, StoreError, WeaveError
 from weave_net.instance_lock import InstanceLock, running_pid
 from weave_net.shutdown import kill_daemon, stop_daemon
@@ -70,9 +70,10 @@ async def _remove_devices(directories: Directories, wiring: Wiring) -> list[str]
         for name in await host.list_attached(names.bridge):
             if await host.remove_device(name):
                 removed.append(f"container interface {name}")
-        for kind, name in (("TAP", names.tap), ("VXLAN device", VXLAN_DEVICE), ("bridge", names.bridge)):
+        for kind, name in (("TAP", names.tap), ("VXLAN device", names.vxlan), ("bridge", names.bridge)):
             if await host.remove_device(name):
                 removed.append(f"{kind} {name}")
+        await host.close_vxlan(names.vxlan)
     return removed
 
 

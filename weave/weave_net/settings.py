@@ -71,6 +71,9 @@ class DaemonSettings:
     mtu: int = DEFAULT_MTU
     bridge: str = RouterSettings.bridge
     tap: str = RouterSettings.tap
+    fast_datapath: bool = True
+    """Whether the kernel may carry containers' packets."""
+    vxlan: str = RouterSettings.vxlan
     password: str | None = field(default=None, repr=False)
     discovery: bool = True
     trusted_subnets: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -142,6 +145,8 @@ class DaemonSettings:
             mtu=self.mtu,
             bridge=self.bridge,
             tap=self.tap,
+            fast_datapath=self.fast_datapath,
+            vxlan=self.vxlan,
         )
 
     def to_json(self) -> str:

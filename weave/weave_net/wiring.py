@@ -42,6 +42,9 @@ class Router(Protocol):
     async def connect(self, peers: Sequence[str], *, replace: bool = False) -> None:
         """Add targets, or replace them all; stored durably on return. Raises `TargetError`."""
 
+    async def farewell(self) -> None:
+        """Before the router is cancelled for good: tell the neighbours not to wait for it."""
+
     async def forget(self, peers: Sequence[str]) -> None:
         """Remove targets and end the connections dialled to them; unknown ones are ignored."""
 

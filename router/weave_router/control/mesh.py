@@ -178,6 +178,10 @@ class Mesh:
         self._speaks_to: dict[str, Callable[[MeshConnection], bool]] = {}
         self._unknown: dict[str, UnknownChannel] = {}
 
+    def offer(self, overlays: tuple[str, ...]) -> None:
+        """What connections that begin from now on have to choose from."""
+        self._overlays = overlays
+
     @property
     def ourselves(self) -> PeerName:
         """Our own peer name."""

@@ -93,6 +93,10 @@ class Routes:
         """Where we pass on frames that `source` broadcasts."""
         return self._tree(source, established=True).children.get(self.ourselves, ())
 
+    def behind(self, neighbour: PeerName) -> tuple[PeerName, ...]:
+        """To whom a neighbour passes on frames that we broadcast."""
+        return self._tree(self.ourselves, established=True).children.get(neighbour, ())
+
     def broadcast_all(self, source: PeerName) -> tuple[PeerName, ...]:
         """Where we pass on gossip broadcasts of `source`."""
         return self._tree(source, established=False).children.get(self.ourselves, ())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from weave_router.control.routes import Routes
+    from weave_router.dataplane.forwarder import KernelPeers
     from weave_router.dataplane.neighbour import Neighbour
     from weave_router.dataplane.packet_io import Datagrams, PacketIO, PacketRun
     from weave_router.sleeve.link import Action, Address
@@ -75,6 +76,10 @@ class DataPlane:
     def publish(self, routes: Routes) -> None:
         """New routes are in force."""
         self.forwarder.publish(routes)
+
+    def publish_kernel(self, kernel: KernelPeers) -> None:
+        """From now on the kernel carries frames of ours to other peers, or theirs to us."""
+        self.forwarder.publish_kernel(kernel)
 
     def forget(self, peers: frozenset[PeerName]) -> None:
         """These peers are gone: so is what was learned of them."""

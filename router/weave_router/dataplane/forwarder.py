@@ -12,6 +12,7 @@ list of frames to inject, and counts. A loop (`data_plane`) brings bursts in and
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,15 @@ if TYPE_CHECKING:
     from weave_router.frames.joining import Superframe
 
 
+@dataclass(frozen=True, slots=True)
+class KernelPeers:
+    """Peers with whom frames are exchanged by the kernel (VXLAN), past the router."""
+
+    sent_to: frozenset[PeerName] = frozenset()
+    accepted_from: frozenset[PeerName] = frozenset()
+    """Frames of theirs that come by sleeve are not taken: so nothing comes twice."""
+
+
 class Forwarder:
     """Forwarding state of one router. `joins_udp`: whether the bridge takes superframes of UDP."""
 
@@ -65,12 +75,32 @@ class Forwarder:
         self._joins_udp = joins_udp
         self._duplicates = DuplicateFilter()
         self._own_bytes = self.ourselves.to_bytes(6)
+        self._kernel = KernelPeers()
         self.publish(routes)
 
     def publish(self, routes: Routes) -> None:
         """New routes are in force."""
         self._routes = routes
         self._names = {name.to_bytes(6): name for name in routes.peers}
+        self._own_broadcast = self._plan_own_broadcast()
+
+    def publish_kernel(self, kernel: KernelPeers) -> None:
+        """From now on the kernel carries frames of ours to other peers, or theirs to us."""
+        self._kernel = kernel
+        self._own_broadcast = self._plan_own_broadcast()
+
+    def _plan_own_broadcast(self) -> list[tuple[PeerName, PeerName]]:
+        """Next hop and destination of each copy of a broadcast of ours, those aside that the kernel has sent.
+
+        A peer that it came to through the kernel does not see it in its router, so we serve those behind it, too.
+        """
+        copies = []
+        for hop in self._routes.broadcast(self.ourselves):
+            if hop not in self._kernel.sent_to:
+                copies.append((hop, hop))
+            else:
+                copies += [(hop, peer) for peer in self._routes.behind(hop) if peer not in self._kernel.sent_to]
+        return copies
 
     def forget(self, peers: frozenset[PeerName]) -> None:
         """These peers are gone: so is what was learned of them."""
@@ -177,7 +207,12 @@ class Forwarder:
     def _from_bridge(self, head: bytes, frame: bytes | Segments) -> None:
         owner = self.macs.owner(head[:6])
         if owner is None:
-            self._broadcast(self._own_bytes, self.ourselves, frame)
+            for hop, destination in self._own_broadcast:
+                neighbour = self.neighbours.get(hop)
+                if neighbour is not None:
+                    self._send(neighbour, self._own_bytes + destination.to_bytes(6), frame, broadcast=True)
+        elif owner in self._kernel.sent_to:
+            self.counters["frames_left_to_kernel"] += _count(frame)  # the bridge has flooded it to the device, too
         else:
             self._unicast(owner, self._own_bytes + owner.to_bytes(6), frame)
 
@@ -279,6 +314,9 @@ class Forwarder:
         self, neighbour: Neighbour, source: PeerName, source_bytes: bytes, frame: bytes | Segments, now: float
     ) -> None:
         """A frame for us as destination peer: ours, and perhaps others' behind us in the source's tree."""
+        if source in self._kernel.accepted_from:
+            self.counters["drop_kernel_has_it"] += _count(frame)
+            return
         from_parent = self._routes.parent(source) == neighbour.name
         macs = frame[:12] if isinstance(frame, bytes) else frame.first(12)
         if is_group(macs) and not from_parent:

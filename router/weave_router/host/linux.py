@@ -6,18 +6,29 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from weave_router.host import address_watch, bridge_address, problems, requests
+from weave_router.host import address_watch, bridge_address, fdb, fdb_watch, problems, requests, vxlan_device
 from weave_router.host import bridge as bridges
 from weave_router.host import veth as veths
+from weave_router.host.firewall import Allowed, Firewall
+from weave_router.host.heartbeat_socket import PacketHeartbeats
 from weave_router.host.namespace import NamespaceIdentity, current_namespace
 from weave_router.host.netlink_thread import NetlinkThread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+    from ipaddress import IPv4Address
     from types import TracebackType
 
-    from weave_router.doors import BridgeInfo, VethInfo, VethRequest
+    from weave_router.doors import (
+        BridgeInfo,
+        HeartbeatSocket,
+        LocalAddresses,
+        VethInfo,
+        VethRequest,
+        VxlanEntry,
+        VxlanSettings,
+    )
     from weave_router.host.netlink import Netlink
     from weave_router.host.requests import Address
 
@@ -36,6 +47,9 @@ class LinuxHost:
     def __init__(self) -> None:
         self._netlink = NetlinkThread()
         self._own: NamespaceIdentity = (0, 0)
+        self._firewall = Firewall()
+        self.messages = 0
+        """Netlink messages sent to change forwarding entries."""
 
     async def __aenter__(self) -> LinuxHost:
         try:
@@ -100,6 +114,51 @@ class LinuxHost:
     async def list_attached(self, bridge: str) -> tuple[str, ...]:
         """Names of our container veths that exist on the host; see `doors.Host`."""
         return await self._netlink.run(veths.list_attached, bridge)
+
+    async def open_vxlan(self, settings: VxlanSettings) -> tuple[VxlanEntry, ...]:
+        """Create or adopt the VXLAN device; see `doors.Host`."""
+        return await self._netlink.run(vxlan_device.open_vxlan, settings)
+
+    async def program_vxlan(
+        self,
+        device: str,
+        bridge: str,
+        remove: Sequence[VxlanEntry],
+        add: Sequence[VxlanEntry],
+        unlearn: Sequence[bytes],
+        learn: Sequence[bytes],
+        *,
+        tap: str | None = None,
+    ) -> None:
+        """Change forwarding entries of the VXLAN device, then of the bridge; see `doors.Host`."""
+        self.messages += await self._netlink.run(fdb.program_vxlan, device, bridge, remove, add, unlearn, learn, tap)
+
+    async def forget_behind(self, bridge: str, port_device: str, macs: Sequence[bytes]) -> None:
+        """Remove MACs from the bridge's table where they point at that port; see `doors.Host`."""
+        self.messages += await self._netlink.run(fdb.forget_behind, bridge, port_device, macs)
+
+    def watch_local_addresses(
+        self, bridge: str, leave_out: frozenset[str]
+    ) -> AbstractAsyncContextManager[LocalAddresses]:
+        """MAC addresses that live at ports of the bridge other than these devices; see `doors.Host`."""
+        return fdb_watch.watch_local_addresses(self._netlink, bridge, leave_out)
+
+    async def allow_vxlan(self, port: int, heartbeats: frozenset[IPv4Address], data: frozenset[IPv4Address]) -> None:
+        """Take VXLAN packets from these addresses only; see `doors.Host`."""
+        await self._firewall.allow(Allowed(port, heartbeats, data))
+
+    async def vxlan_allowed(self) -> frozenset[IPv4Address]:
+        """The addresses whose data an earlier daemon let in; see `doors.Host`."""
+        return await self._firewall.allowed()
+
+    async def close_vxlan(self, device: str) -> None:
+        """Remove the VXLAN device, then the table of our firewall rules; see `doors.Host`."""
+        await self._netlink.run(vxlan_device.remove_vxlan, device)
+        await self._firewall.remove()
+
+    def open_heartbeats(self, device: str, bridge: str) -> HeartbeatSocket:
+        """A socket for heartbeats; see `doors.Host`."""
+        return PacketHeartbeats(device, bridge)
 
     async def aclose(self) -> None:
         """Stop the netlink thread and close its sockets; the devices stay."""

@@ -7,9 +7,10 @@ belongs to the thread and to the network namespace in which it was made.
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
 from typing import TYPE_CHECKING, Any
 
 from pyroute2.iproute.linux import IPRoute
@@ -19,11 +20,14 @@ from weave_router.errors import HostError
 from weave_router.host import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
+
+    from weave_router.doors import VxlanSettings
 
 _IFF_UP = 1
 _PORT_FORWARDING = 3
+_VXLAN_DF_SET = 1
 _IFA_F_NODAD = 0x02
 _SCOPE_LINK = 253
 _DUMP_ATTEMPTS = 5
@@ -48,6 +52,20 @@ class BridgePort:
 
 
 @dataclass(frozen=True, slots=True)
+class VxlanDevice:
+    """What a VXLAN device was created with."""
+
+    vni: int
+    port: int
+    local: IPv4Address | None
+    learning: bool
+    fragmentable: bool
+    """Whether its packets go without DF, though this kernel could set it."""
+    plain: bool
+    """No multicast group, no device beneath, no metadata from outside: as `add_vxlan` makes them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A network device at one moment."""
 
@@ -65,6 +83,7 @@ class Link:
     """Of a veth: index of the other end, in the other end's namespace."""
     peer_namespace: int | None
     """Of a veth: number of the other end's namespace as seen from here; None when it is the same one."""
+    vxlan: VxlanDevice | None
 
 
 class Netlink:
@@ -128,6 +147,29 @@ class Netlink:
             return self.require(name)
         return None
 
+    def add_vxlan(self, settings: VxlanSettings) -> Link:
+        """Create a VXLAN device, down, that learns nothing, ages nothing and sets DF (where the kernel can)."""
+        options: dict[str, object] = {} if settings.local is None else {"vxlan_local": str(settings.local)}
+        known = {
+            errno.EOPNOTSUPP: problems.no_vxlan_support(),
+            errno.EEXIST: problems.vxlan_in_use(settings.port, settings.vni),
+            errno.EADDRINUSE: problems.vxlan_in_use(settings.port, settings.vni),
+        }
+        with explained(f"create the VXLAN device {settings.device}", known):
+            self._ipr.link(
+                "add",
+                ifname=settings.device,
+                kind="vxlan",
+                vxlan_id=settings.vni,
+                vxlan_port=settings.port,
+                vxlan_learning=0,
+                vxlan_ageing=0,
+                vxlan_udp_csum=0,
+                vxlan_df=_VXLAN_DF_SET,
+                **options,
+            )
+            return self.require(settings.device)
+
     def require(self, name: str) -> Link:
         """The device of that name; it is an error if there is none."""
         link = self.find(name)
@@ -162,16 +204,18 @@ class Netlink:
         with explained("add a port to the bridge"):
             self._ipr.link("set", index=index, master=bridge)
 
-    def set_port(self, index: int, *, hairpin: bool | None = None, isolated: bool | None = None) -> None:
+    def set_port(
+        self, index: int, *, hairpin: bool | None = None, isolated: bool | None = None, learning: bool | None = None
+    ) -> None:
         """Set properties of a bridge port; None leaves one alone."""
-        wanted = {"mode": hairpin, "isolated": isolated}
+        wanted = {"mode": hairpin, "isolated": isolated, "learning": learning}
         given = {name: int(value) for name, value in wanted.items() if value is not None}
         with explained("configure a port of the bridge"):
             self._ipr.brport("set", index=index, **given)
 
-    def set_up(self, index: int) -> None:
-        """Bring a device up."""
-        with explained("bring a network device up"):
+    def set_up(self, index: int, known: Mapping[int, HostError] | None = None) -> None:
+        """Bring a device up; `known` as for `explained`."""
+        with explained("bring a network device up", known):
             self._ipr.link("set", index=index, state="up")
 
     def addresses(self, index: int) -> list[IPv4Interface | IPv6Interface]:
@@ -228,14 +272,17 @@ _BRIDGE_SETTINGS = {"br_stp_state": 0, "br_forward_delay": 0, "br_mcast_snooping
 
 
 @contextmanager
-def explained(task: str) -> Iterator[None]:
-    """Turn the kernel's refusals into HostError; `task` continues "cannot …"."""
+def explained(task: str, known: Mapping[int, HostError] | None = None) -> Iterator[None]:
+    """Turn the kernel's refusals into HostError; `task` continues "cannot …".
+
+    `known` are errors of better words for some error codes.
+    """
     try:
         yield
     except NetlinkError as error:
-        raise _host_error(task, error.code, str(error.args[-1])) from error
+        raise _host_error(task, error.code, str(error.args[-1]), known) from error
     except OSError as error:
-        raise _host_error(task, error.errno or 0, error.strerror or str(error)) from error
+        raise _host_error(task, error.errno or 0, error.strerror or str(error), known) from error
 
 
 class _Tolerated:
@@ -257,7 +304,14 @@ _ABSENT_IS_FINE = _Tolerated(errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 _PRESENT_IS_FINE = _Tolerated(errno.EEXIST)
 
 
-def _host_error(task: str, code: int, text: str) -> HostError:
+def refusal(task: str, code: int) -> HostError:
+    """The error for an error code of the kernel; `task` continues "cannot …"."""
+    return _host_error(task, code, os.strerror(code), None)
+
+
+def _host_error(task: str, code: int, text: str, known: Mapping[int, HostError] | None) -> HostError:
+    if known is not None and code in known:
+        return known[code]
     advice = _ADVICE.get(code)
     return HostError(f"cannot {task}: {text}" + (f"; {advice}" if advice else ""))
 
@@ -272,10 +326,11 @@ def _link(message: Any) -> Link:
             hairpin=bool(data.get_attr("IFLA_BRPORT_MODE")),
             isolated=bool(data.get_attr("IFLA_BRPORT_ISOLATED")),
         )
+    kind = (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
     return Link(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+        kind=kind,
         mac=message.get_attr("IFLA_ADDRESS") or "",
         mtu=message.get_attr("IFLA_MTU"),
         up=bool(message["flags"] & _IFF_UP),
@@ -283,4 +338,21 @@ def _link(message: Any) -> Link:
         port=port,
         peer_index=message.get_attr("IFLA_LINK"),
         peer_namespace=message.get_attr("IFLA_LINK_NETNSID"),
+        vxlan=_vxlan(info.get_attr("IFLA_INFO_DATA")) if kind == "vxlan" else None,
+    )
+
+
+def _vxlan(data: Any) -> VxlanDevice | None:
+    if data is None:
+        return None
+    local = data.get_attr("IFLA_VXLAN_LOCAL")
+    others = ("GROUP", "GROUP6", "LOCAL6", "LINK", "COLLECT_METADATA", "GPE", "GBP")
+    df = data.get_attr("IFLA_VXLAN_DF")
+    return VxlanDevice(
+        vni=data.get_attr("IFLA_VXLAN_ID"),
+        port=data.get_attr("IFLA_VXLAN_PORT"),
+        local=None if local is None else IPv4Address(local),
+        learning=bool(data.get_attr("IFLA_VXLAN_LEARNING")),
+        fragmentable=df is not None and df != _VXLAN_DF_SET,
+        plain=not any(data.get_attr(f"IFLA_VXLAN_{name}") for name in others),
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from weave_router.errors import HostError
 
+_WITHOUT_FASTDP = "or start the router with --no-fastdp to do without the fast datapath"
+
 
 class NamespaceMissingError(HostError):
     """A path leads to no network namespace (any more)."""
@@ -15,6 +17,10 @@ class NamespaceMissingError(HostError):
 
 class VethElsewhereError(HostError):
     """The host side of a veth exists already, and its other end is in another namespace."""
+
+
+class NoNftError(HostError):
+    """The program nft is missing."""
 
 
 def not_a_bridge(name: str, kind: str) -> HostError:
@@ -90,4 +96,64 @@ def veth_elsewhere(host_interface: str, namespace: str) -> VethElsewhereError:
     return VethElsewhereError(
         f"{host_interface}, the interface for {namespace}, still leads into another namespace of the same "
         "id; run `weave detach` for that one first, or give this one an id of its own with --id"
+    )
+
+
+def no_vxlan_support() -> HostError:
+    """The kernel was built without VXLAN, or its module is not there."""
+    return HostError(
+        "this kernel has no VXLAN: load its module with `modprobe vxlan` (some distributions have it in a package "
+        f"of extra kernel modules), {_WITHOUT_FASTDP}"
+    )
+
+
+def not_a_vxlan(name: str, kind: str) -> HostError:
+    """The VXLAN device's name is in use."""
+    what = f"a {kind} device" if kind else "a device"
+    return HostError(
+        f"{name} exists on this host and is {what}, no VXLAN; run `weave reset` to remove what an earlier Weave Net "
+        f"left behind, remove it with `ip link del {name}`, {_WITHOUT_FASTDP}"
+    )
+
+
+def vxlan_in_use(port: int, vni: int) -> HostError:
+    """Another VXLAN device has our VNI, or another program the UDP port."""
+    return HostError(
+        f"UDP port {port}, or VXLAN network {vni} at this port, is in use on this host; find out by whom with "
+        f"`ip -d link show type vxlan` and `ss -lnup sport = :{port}` (by an earlier Weave Net: run `weave reset`), "
+        "or choose another port with --port"
+    )
+
+
+def not_a_port(device: str, bridge: str) -> HostError:
+    """The device has left the bridge."""
+    return HostError(f"{device} is no port of the bridge {bridge} any more; restart the router with `weave launch`")
+
+
+def not_a_station(mac: bytes) -> HostError:
+    """What was to become a forwarding entry is no address of a single station."""
+    return HostError(f"'{mac.hex(':')}' is no MAC address of a single station: there is no forwarding entry for it")
+
+
+def no_nft() -> NoNftError:
+    """The firewall cannot be set."""
+    return NoNftError(
+        "the fast datapath needs the program nft, which keeps strangers out, and it is not installed: install the "
+        f"package nftables, {_WITHOUT_FASTDP}"
+    )
+
+
+def nft_refused(text: str) -> HostError:
+    """The program nft failed."""
+    return HostError(
+        f"cannot set the firewall rules of the fast datapath, nft says: {text}; the router must be root, and the "
+        f"kernel needs the module nf_tables (`modprobe nf_tables`). Put that right, {_WITHOUT_FASTDP}"
+    )
+
+
+def nft_hangs(seconds: float) -> HostError:
+    """The program nft was ended after its time limit."""
+    return HostError(
+        f"nft did not finish within {seconds:g} seconds; another program may be busy with the firewall, "
+        "see `ps -C nft,iptables,firewalld`"
     )

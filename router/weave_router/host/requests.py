@@ -7,11 +7,12 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import TYPE_CHECKING
 
 from weave_router.errors import HostError
+from weave_router.host import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from weave_router.doors import VethRequest
+    from weave_router.doors import VethRequest, VxlanEntry, VxlanSettings
 
 Address = IPv4Interface | IPv6Interface
 
@@ -21,6 +22,11 @@ MIN_MTU = 576
 """Smallest MTU that makes sense: what every IPv4 host must be able to receive (RFC 791)."""
 MAX_MTU = 65535
 """Largest MTU of a bridge or veth."""
+MAX_PORT = 65535
+MAX_VNI = (1 << 24) - 1
+"""Largest VXLAN network identifier (RFC 7348 section 5)."""
+NO_MAC = bytes(6)
+"""Stands for all frames that have no entry, in the forwarding database of a VXLAN device."""
 
 _NAME = re.compile(r"[!-.0-~]+")
 _HOST_INTERFACE = re.compile(r"vethwe[0-9a-f]{8}")
@@ -57,6 +63,44 @@ def check_request(request: VethRequest) -> None:
     check_mtu(request.mtu)
     if request.mac is not None:
         check_mac(request.mac)
+
+
+def check_vxlan(settings: VxlanSettings) -> None:
+    """Refuse a VXLAN device that no kernel makes."""
+    check_name(settings.device)
+    check_name(settings.bridge)
+    check_mtu(settings.mtu)
+    check_port(settings.port)
+    if not 0 <= settings.vni <= MAX_VNI:
+        raise HostError(f"{settings.vni} cannot be a VXLAN network: use 0 to {MAX_VNI}")
+
+
+def check_port(port: int) -> None:
+    """Refuse what is no UDP port."""
+    if not 1 <= port <= MAX_PORT:
+        raise HostError(f"{port} cannot be the UDP port of the fast datapath: use 1 to {MAX_PORT}")
+
+
+def check_stations(macs: Iterable[bytes]) -> None:
+    """Refuse what is no MAC address of a single station: of another length, of a group, or zero."""
+    for mac in macs:
+        if len(mac) != len(NO_MAC) or mac[0] & 1 or mac == NO_MAC:
+            raise problems.not_a_station(mac)
+
+
+def check_entries(entries: Iterable[VxlanEntry]) -> None:
+    """Refuse forwarding entries of a VXLAN device for groups; one for the zero MAC is for flooding."""
+    check_stations(entry.mac for entry in entries if entry.mac != NO_MAC)
+
+
+def check_programming(
+    device: str, bridge: str, entries: Iterable[VxlanEntry], macs: Iterable[bytes], tap: str | None
+) -> None:
+    """Refuse changes of forwarding entries that cannot be made, before anything is touched."""
+    for name in (device, bridge) if tap is None else (device, bridge, tap):
+        check_name(name)
+    check_entries(entries)
+    check_stations(macs)
 
 
 def is_host_interface(name: str) -> bool:

@@ -11,7 +11,7 @@ import logging
 import random as random_module
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,16 +30,18 @@ from weave_router.control.mesh import (
 from weave_router.control.targets import DirectPeer, Targets, TargetState
 from weave_router.dataplane.data_plane import DataPlane
 from weave_router.dataplane.neighbour import Neighbour
-from weave_router.errors import TargetError
+from weave_router.doors import VxlanSettings
+from weave_router.errors import HostError, TargetError
 from weave_router.log_limit import LogLimit
 from weave_router.shell.connection import Connection
+from weave_router.shell.fast_datapath import VNI, FastDatapath
 from weave_router.shell.handshake import OpeningLimit, open_session
 from weave_router.shell.network import TrioNetwork
 from weave_router.shell.peer_argument import is_address, parse_peer_argument
 from weave_router.shell.router_status import router_status
 from weave_router.sleeve.cipher import AeadCipher, Cipher, NaclCipher, PlainCipher, choose_cipher, offered_ciphers
 from weave_router.sleeve.link import SleeveLink
-from weave_router.wire.features import ABILITIES, SLEEVE, Features
+from weave_router.wire.features import ABILITIES, SLEEVE, VXLAN, Features
 from weave_router.wire.peer_name import PeerName, format_peer_name
 from weave_router.wire.session import HandshakeError, Session
 from weave_router.wire.topology import PeerRecord
@@ -57,6 +59,8 @@ log = logging.getLogger(__name__)
 
 DIAL_SECONDS = 20.0
 _RESOLVE_INTERVAL = 30.0
+_FAREWELL_SECONDS = 0.1
+_CLOSE_SECONDS = 2.0
 _GROUP_BIT = 1 << 40
 
 
@@ -87,11 +91,12 @@ class Router:
         self._random = random or random_module.SystemRandom()
         name = PeerName(settings.name)
         own = PeerRecord(name, settings.nickname, self._random.getrandbits(64) | 1, 0, self._random.randrange(4096))
+        self._overlays: tuple[str, ...] = (SLEEVE,)
         self._targets = Targets(name, settings.port, self._random, settings.discovery)
         self.mesh = Mesh(
             own,
             self._targets,
-            overlays=(SLEEVE,),
+            overlays=self._overlays,
             connection_limit=settings.connection_limit,
             random=self._random,
             now=trio.current_time(),
@@ -105,6 +110,9 @@ class Router:
         self._timers_changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.data_plane: DataPlane | None = None
+        self.fast_datapath: FastDatapath | None = None
+        self.fast_datapath_trouble = "" if settings.fast_datapath else "turned off (--no-fastdp)"
+        """Why there is none, where a host is."""
 
     def on_routes_changed(self, call: Callable[[], None]) -> None:
         """Have `call()` called whenever peers came, went or became reachable."""
@@ -123,10 +131,13 @@ class Router:
                 mac = format_peer_name(settings.name & ~_GROUP_BIT)
                 await self._host.ensure_bridge(settings.bridge, mac, settings.mtu)
                 await self._host.join_bridge(settings.tap, settings.bridge, mtu=settings.mtu, isolated=True)
+                await self._open_fast_datapath(self._host)
             self.data_plane = DataPlane(io, self.mesh.routes)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.data_plane.run)
+                if self.fast_datapath is not None:
+                    nursery.start_soon(self.fast_datapath.run, self.data_plane)
                 nursery.start_soon(self._run_timers)
                 nursery.start_soon(listener.serve, self._accepted, nursery)
                 await self._add_targets(self._first_targets, keep_unresolved=True)
@@ -134,6 +145,50 @@ class Router:
                 task_status.started()
         finally:
             io.close()
+            await self._close_fast_datapath()
+
+    async def _open_fast_datapath(self, host: Host) -> None:
+        """Have the kernel carry frames, if it can; without it sleeve carries them all."""
+        settings = self.settings
+        if not settings.fast_datapath:
+            await self._remove_fast_datapath(host)  # an earlier daemon may have left it at work
+            return
+        listen = IPv4Address(settings.listen_address)
+        vxlan = VxlanSettings(
+            device=settings.vxlan,
+            bridge=settings.bridge,
+            port=settings.port + 1,
+            vni=VNI,
+            mtu=settings.mtu,
+            local=None if listen.is_unspecified else listen,
+        )
+        fast_datapath = FastDatapath(host, vxlan, settings.tap, self.mesh, random=self._random)
+        try:
+            await fast_datapath.begin()
+        except HostError as error:
+            self.fast_datapath_trouble = str(error)
+            log.warning("The fast datapath is off, sleeve carries all frames: %s", error)
+            return
+        self.fast_datapath = fast_datapath
+        self._overlays = (VXLAN, SLEEVE)
+        self.mesh.offer(self._overlays)
+
+    async def _close_fast_datapath(self) -> None:
+        if self.fast_datapath is not None and self._host is not None:
+            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self._remove_fast_datapath(self._host)
+
+    async def _remove_fast_datapath(self, host: Host) -> None:
+        try:
+            await host.close_vxlan(self.settings.vxlan)
+        except HostError as error:
+            log.warning("The fast datapath's device cannot be removed: %s", error)
+
+    async def farewell(self) -> None:
+        """Before the router is cancelled for good: tell the neighbours not to wait for it."""
+        if self.fast_datapath is not None and self._connections:
+            self.fast_datapath.farewell()
+            await trio.sleep(_FAREWELL_SECONDS)
 
     async def _run_timers(self) -> None:
         while True:
@@ -156,9 +211,11 @@ class Router:
                 case PeersForgotten(names):
                     if self.data_plane:
                         self.data_plane.forget(names)
-                case OverlayMessage(connection, _, number, body):
+                case OverlayMessage(connection, overlay, number, body):
                     neighbour = self._neighbours.get(connection)
-                    if neighbour and self.data_plane:
+                    if overlay == VXLAN and self.fast_datapath:
+                        self.fast_datapath.control(connection, number, body)
+                    elif neighbour and self.data_plane:
                         self.data_plane.control(neighbour, number, body)
                 case Dial(address, direct):
                     if self._nursery:
@@ -259,10 +316,14 @@ class Router:
         try:
             if self.data_plane:
                 self.data_plane.add(neighbour)
+            if self.fast_datapath:
+                self.fast_datapath.added(mesh_connection, encrypted=bool(cipher.name))
             await connection.run(mesh_connection, early, partial(self._receive, mesh_connection))
         finally:
             if self.data_plane:
                 self.data_plane.remove(neighbour)
+            if self.fast_datapath:
+                self.fast_datapath.removed(mesh_connection)
             del self._connections[mesh_connection], self._neighbours[mesh_connection]
             log.info("Connection with %s %s ended: %s", address, label, connection.end_reason or "stopping")
             self.mesh.closed(mesh_connection, connection.end_reason, trio.current_time())
@@ -277,7 +338,7 @@ class Router:
             connection_half=own_half,
             short_id=own.short_id,
             trusted=trusted,
-            overlays=(SLEEVE,),
+            overlays=self._overlays,
             ciphers=self._ciphers,
             abilities=ABILITIES,
         )
@@ -311,9 +372,7 @@ class Router:
 
     def status(self) -> RouterStatus:
         """A snapshot for status views, report and metrics."""
-        return router_status(
-            self.settings, self.mesh, self._targets, self._neighbours, self.data_plane, trio.current_time()
-        )
+        return router_status(self, self._targets, self._neighbours, trio.current_time())
 
     async def connect(self, peers: Sequence[str], *, replace: bool = False) -> None:
         """Add peers to connect to, or with `replace` make them the only ones.

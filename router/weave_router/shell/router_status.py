@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from weave_router.control.mesh import printable
 from weave_router.control.targets import Target, TargetState
 from weave_router.status import ConnectionStatus, MacStatus, PeerLinkStatus, PeerStatus, RouterStatus
-from weave_router.wire.features import SLEEVE
+from weave_router.wire.features import SLEEVE, VXLAN
 from weave_router.wire.peer_name import PeerName, format_peer_name
 
 if TYPE_CHECKING:
@@ -17,18 +17,25 @@ if TYPE_CHECKING:
     from weave_router.control.targets import Targets
     from weave_router.dataplane.data_plane import DataPlane
     from weave_router.dataplane.neighbour import Neighbour
+    from weave_router.shell.fast_datapath import FastDatapath
     from weave_router.shell.settings import RouterSettings
 
 
+class Parts(Protocol):
+    """What a router is made of, as far as it is told."""
+
+    settings: RouterSettings
+    mesh: Mesh
+    data_plane: DataPlane | None
+    fast_datapath: FastDatapath | None
+    fast_datapath_trouble: str
+
+
 def router_status(
-    settings: RouterSettings,
-    mesh: Mesh,
-    targets: Targets,
-    neighbours: Mapping[MeshConnection, Neighbour],
-    data_plane: DataPlane | None,
-    now: float,
+    parts: Parts, targets: Targets, neighbours: Mapping[MeshConnection, Neighbour], now: float
 ) -> RouterStatus:
     """A snapshot of everything; `now` in seconds of the same clock as the router's."""
+    settings, mesh, data_plane, fast_datapath = parts.settings, parts.mesh, parts.data_plane, parts.fast_datapath
     records = mesh.topology.records
 
     def nickname(name: PeerName) -> str:
@@ -63,6 +70,8 @@ def router_status(
             broadcast.append((format_peer_name(name), tuple(map(format_peer_name, hops))))
     counters = dict(data_plane.counters()) if data_plane else {}
     counters.update({name: count for name, count in mesh.counters.items() if name != "terminations"})
+    if fast_datapath is not None:
+        counters.update(fast_datapath.counters)
     macs = data_plane.forwarder.macs.entries() if data_plane else ()
     return RouterStatus(
         name=format_peer_name(mesh.ourselves),
@@ -73,7 +82,7 @@ def router_status(
         discovery=settings.discovery,
         targets=tuple(targets.direct),
         trusted_subnets=tuple(map(str, settings.trusted_subnets)),
-        connections=(*_live(mesh, neighbours), *_targets(targets, now)),
+        connections=(*_live(parts, neighbours, now), *_targets(targets, now)),
         peers=peers,
         unicast_routes=tuple(
             (format_peer_name(name), format_peer_name(hop)) for name, hop in sorted(routes.unicast.items())
@@ -86,11 +95,23 @@ def router_status(
             for mac, entry in macs
         ),
         counters=counters,
-        overlay_diagnostics={SLEEVE: data_plane.io.diagnostics()} if data_plane else {},
+        overlay_diagnostics=_diagnostics(parts),
     )
 
 
-def _live(mesh: Mesh, neighbours: Mapping[MeshConnection, Neighbour]) -> Iterator[ConnectionStatus]:
+def _diagnostics(parts: Parts) -> dict[str, dict[str, Any]]:
+    diagnostics: dict[str, dict[str, Any]] = {}
+    if parts.fast_datapath is not None:
+        diagnostics[VXLAN] = {"Device": parts.settings.vxlan, "Peers": parts.fast_datapath.table()}
+    elif parts.fast_datapath_trouble:
+        diagnostics[VXLAN] = {"Trouble": parts.fast_datapath_trouble}
+    if parts.data_plane is not None:
+        diagnostics[SLEEVE] = dict(parts.data_plane.io.diagnostics())
+    return diagnostics
+
+
+def _live(parts: Parts, neighbours: Mapping[MeshConnection, Neighbour], now: float) -> Iterator[ConnectionStatus]:
+    settings, mesh, fast_datapath = parts.settings, parts.mesh, parts.fast_datapath
     for connection in mesh.connections.values():
         neighbour = neighbours.get(connection)
         if neighbour is None:
@@ -105,6 +126,12 @@ def _live(mesh: Mesh, neighbours: Mapping[MeshConnection, Neighbour]) -> Iterato
                 else "no UDP packet from the peer yet: is the UDP port open on the way?"
             )
         mtu = link.path_mtu.mtu if link.established else None
+        path = fast_datapath.link_of(connection.peer) if fast_datapath is not None else None
+        overlay = VXLAN if path is not None and path.in_use else SLEEVE
+        if established and path is not None:
+            info = path.trouble(now)
+        if overlay == VXLAN:
+            mtu = settings.mtu
         attrs = {"cipher": cipher} if cipher else {}
         if mtu is not None:
             attrs["mtu"] = str(mtu)
@@ -115,7 +142,7 @@ def _live(mesh: Mesh, neighbours: Mapping[MeshConnection, Neighbour]) -> Iterato
             info=info,
             peer=format_peer_name(connection.peer),
             nickname=printable(connection.features.nickname),
-            overlay=SLEEVE if established else "none",
+            overlay=overlay if established else "none",
             encrypted=bool(cipher),
             cipher=cipher,
             mtu=mtu,

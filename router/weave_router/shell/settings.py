@@ -31,6 +31,10 @@ class RouterSettings:
     mtu: int = DEFAULT_MTU
     bridge: str = "weave"
     tap: str = "weave-tap"
+    fast_datapath: bool = True
+    """Whether the kernel may carry frames (VXLAN), on the UDP port after `port`."""
+    vxlan: str = "weave-vxlan"
+    """The device's name."""
 
     def __repr__(self) -> str:
         """Without the password, since settings reach logs."""

@@ -14,12 +14,20 @@ import trio
 
 from weave_router.doors import BridgeInfo, VethInfo
 from weave_router.host import problems, requests
+from weave_router.host.firewall import Allowed
+from weave_router.testing.vxlan import (
+    RecordedHeartbeats,
+    RecordedHeartbeatSocket,
+    RecordedLocalAddresses,
+    RecordedTables,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from ipaddress import IPv4Address
     from types import TracebackType
 
-    from weave_router.doors import VethRequest
+    from weave_router.doors import VethRequest, VxlanEntry, VxlanSettings
     from weave_router.errors import HostError
     from weave_router.host.requests import Address
 
@@ -65,6 +73,12 @@ class Device:
     """Of a veth: its other end."""
     addresses: list[Address] = field(default_factory=list)
     """The host's own, link-local IPv6 left out."""
+    vxlan: VxlanSettings | None = None
+    """Of a VXLAN device: what it was opened with."""
+    entries: list[VxlanEntry] = field(default_factory=list)
+    """Of a VXLAN device: its own forwarding database."""
+    table: dict[bytes, str] = field(default_factory=dict)
+    """Of a bridge: at which port (name of the device) an address is, the ports' own addresses left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,13 @@ class RecordingHost:
         self.namespaces: dict[str, Namespace] = {OWN_NAMESPACE: Namespace()}
         self.announced: list[tuple[str, str]] = []
         """(namespace path, address) of each announcement; OWN_NAMESPACE for addresses of the bridge."""
+        self.heartbeats = RecordedHeartbeats()
+        self.allowed: Allowed | None = None
+        """What the firewall's sets hold; None while there is no table."""
+        self.messages = 0
+        """Netlink messages that changes of forwarding entries would have taken."""
         self.closed = False
+        self._tables = RecordedTables(self.devices, self.add_device)
         self._own = self.namespaces[OWN_NAMESPACE]
         self._last_index = 1
         self._failures: dict[str, list[HostError]] = {}
@@ -113,6 +133,7 @@ class RecordingHost:
         if gone not in self.namespaces.values():
             for device in [device for device in self.devices.values() if device.namespace is gone]:
                 del self.devices[device.name]
+                self._tables.drop_port(device.name)
 
     def add_device(self, name: str, kind: str = "tun", mtu: int = 1500) -> Device:
         """Create a device, as the data plane does with the TAP."""
@@ -128,6 +149,16 @@ class RecordingHost:
         """Let the operator give a bridge these addresses and no others, as with `ip addr`."""
         self._require_bridge(bridge).addresses = list(addresses)
         self._tell_watchers()
+
+    def frame_came(self, bridge: str, port: str, mac: bytes) -> None:
+        """Let the bridge learn that an address is at a port, from a frame that came in there."""
+        self._require_bridge(bridge)
+        self._tables.point(bridge, mac, port)
+
+    def age(self, bridge: str, mac: bytes) -> None:
+        """Let the bridge forget an address from which nothing has come for long."""
+        self._require_bridge(bridge)
+        self._tables.drop(bridge, mac)
 
     def fail_next(self, method: str, error: HostError) -> None:
         """Let the next call of a method fail before it does anything."""
@@ -215,6 +246,7 @@ class RecordingHost:
             if address not in inside.addresses:
                 inside.addresses.append(address)
             self.announced.append((request.namespace, str(address)))
+            self._tables.point(request.bridge, bytes.fromhex(inside.mac.replace(":", "")), device.name)
         return VethInfo(
             interface=inside.name,
             host_interface=device.name,
@@ -267,6 +299,73 @@ class RecordingHost:
             if device.kind == "veth" and requests.is_host_interface(device.name) and device.bridge in (None, bridge)
         )
 
+    async def open_vxlan(self, settings: VxlanSettings) -> tuple[VxlanEntry, ...]:
+        """Create or adopt the VXLAN device; see `doors.Host`."""
+        await self._record("open_vxlan", settings)
+        requests.check_vxlan(settings)
+        self._require_bridge(settings.bridge)
+        return self._tables.open(settings)
+
+    async def program_vxlan(
+        self,
+        device: str,
+        bridge: str,
+        remove: Sequence[VxlanEntry],
+        add: Sequence[VxlanEntry],
+        unlearn: Sequence[bytes],
+        learn: Sequence[bytes],
+        *,
+        tap: str | None = None,
+    ) -> None:
+        """Change forwarding entries of the VXLAN device, then of the bridge; see `doors.Host`."""
+        await self._record("program_vxlan", device, bridge, remove, add, unlearn, learn, tap)
+        self._require_bridge(bridge)
+        self.messages += self._tables.program(device, bridge, remove, add, unlearn, learn, tap)
+
+    async def forget_behind(self, bridge: str, port_device: str, macs: Sequence[bytes]) -> None:
+        """Remove MACs from the bridge's table where they point at that port; see `doors.Host`."""
+        await self._record("forget_behind", bridge, port_device, macs)
+        self.messages += self._tables.forget_behind(bridge, port_device, macs)
+
+    @asynccontextmanager
+    async def watch_local_addresses(
+        self, bridge: str, leave_out: frozenset[str]
+    ) -> AsyncIterator[RecordedLocalAddresses]:
+        """MAC addresses that live at ports of the bridge other than these devices; see `doors.Host`."""
+        await self._record("watch_local_addresses", bridge, leave_out)
+        for name in (bridge, *leave_out):
+            requests.check_name(name)
+        self._require_bridge(bridge)
+        yield RecordedLocalAddresses(self._tables, bridge, leave_out)
+
+    async def allow_vxlan(self, port: int, heartbeats: frozenset[IPv4Address], data: frozenset[IPv4Address]) -> None:
+        """Take VXLAN packets from these addresses only; see `doors.Host`."""
+        await self._record("allow_vxlan", port, heartbeats, data)
+        requests.check_port(port)
+        self.allowed = Allowed(port, heartbeats, data)
+
+    async def vxlan_allowed(self) -> frozenset[IPv4Address]:
+        """The addresses whose data is let in; see `doors.Host`."""
+        await self._record("vxlan_allowed")
+        return frozenset() if self.allowed is None else self.allowed.data
+
+    async def close_vxlan(self, device: str) -> None:
+        """Remove the VXLAN device, then the table of our firewall rules; see `doors.Host`."""
+        await self._record("close_vxlan", device)
+        requests.check_name(device)
+        found = self.devices.get(device)
+        if found is not None and found.kind == "vxlan":
+            self._remove(found)
+        self.allowed = None
+
+    def open_heartbeats(self, device: str, bridge: str) -> RecordedHeartbeatSocket:
+        """A socket for heartbeats; see `doors.Host`."""
+        self._note("open_heartbeats", device, bridge)
+        for name in (device, bridge):
+            if name not in self.devices:
+                raise problems.no_device(name)
+        return self.heartbeats.open(self.devices[device], self.devices[bridge])
+
     async def aclose(self) -> None:
         """Note that the host was closed; its devices stay."""
         await trio.lowlevel.checkpoint()
@@ -274,6 +373,9 @@ class RecordingHost:
 
     async def _record(self, method: str, *arguments: object) -> None:
         await trio.lowlevel.checkpoint()
+        self._note(method, *arguments)
+
+    def _note(self, method: str, *arguments: object) -> None:
         self.calls.append(Call(method, arguments))
         if self._failures.get(method):
             raise self._failures[method].pop(0)
@@ -309,7 +411,9 @@ class RecordingHost:
 
     def _remove(self, device: Device) -> None:
         del self.devices[device.name]
+        device.up = False  # for sockets that are still open on it
         self._tell_watchers()
+        self._tables.drop_port(device.name)
         for port in self.devices.values():
             if port.bridge == device.name:
                 port.bridge = None

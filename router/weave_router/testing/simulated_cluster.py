@@ -142,7 +142,12 @@ class SimulatedCluster:
     def node(self, number: int, **settings: object) -> SimulatedNode:
         """Node `number`, made when first asked for; `settings` replace fields of its `RouterSettings`."""
         if number not in self.nodes:
-            plain = RouterSettings(name=peer_name(number), nickname=f"node {number}", listen_address="0.0.0.0")  # noqa: S104
+            plain = RouterSettings(
+                name=peer_name(number),
+                nickname=f"node {number}",
+                listen_address="0.0.0.0",  # noqa: S104
+                fast_datapath=False,  # there is no kernel here that could carry anything
+            )
             self.nodes[number] = SimulatedNode(
                 self.world,
                 self._nursery,

@@ -18,7 +18,8 @@ MAX_ENTRIES = 64
 MAX_NICKNAME_BYTES = 256
 MAX_SHORT_ID = 4095
 SLEEVE = "sleeve"
-OVERLAY_RANKING = ("vxlan", "fastdp", SLEEVE)
+VXLAN = "vxlan"
+OVERLAY_RANKING = (VXLAN, "fastdp", SLEEVE)
 """The order of every common list: control messages carry an index into it, so it must not depend on who asks."""
 QUARANTINE = "ipam-quarantine"
 """Two address rings that contradict each other do not end the connection."""

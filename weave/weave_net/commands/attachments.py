@@ -124,7 +124,7 @@ def ps(ctx: click.Context, containers: tuple[str, ...], run_dir: Path | None) ->
     if exposed is not None and (exposed["addresses"] or containers):
         click.echo(" ".join([EXPOSED, exposed["mac"], *exposed["addresses"]]))
     for attachment in attachments:
-        if not containers or any(_is_meant(attachment["id"], text) for text in containers):
+        if not containers or any(is_meant(attachment["id"], text) for text in containers):
             click.echo(" ".join([_shown(attachment["id"]), attachment["mac"], *attachment["addresses"]]))
 
 
@@ -132,7 +132,8 @@ def _shown(attachment_id: str) -> str:
     return attachment_id[:12] if _CONTAINER_ID.fullmatch(attachment_id) else attachment_id
 
 
-def _is_meant(attachment_id: str, text: str) -> bool:
+def is_meant(attachment_id: str, text: str) -> bool:
+    """Whether a text names an attachment's id, or begins a container's id with at least what `ps` shows of it."""
     shown = _shown(attachment_id)
     return text == attachment_id or (
         shown != attachment_id and attachment_id.startswith(text) and text.startswith(shown)

@@ -137,6 +137,13 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     default="",
     help="How allocation begins: consensus[=PEERS], seed=NAME,... or observer.  [default: consensus]",
 )
+@click.option(
+    "--no-fastdp",
+    is_flag=True,
+    envvar="WEAVE_NO_FASTDP",
+    show_envvar=True,
+    help="Carry all packets by sleeve, never by the kernel's VXLAN.",
+)
 @click.option("--no-dns", is_flag=True, help="Run no name server.")
 @click.option(
     "--dns-domain",
@@ -250,6 +257,7 @@ def _settings(directories: Directories, flags: dict[str, Any], *, range_given: b
         ipalloc_range_given=range_given,
         ipalloc_default_subnet=flags["ipalloc_default_subnet"],
         ipalloc_init=flags["ipalloc_init"],
+        fast_datapath=not flags["no_fastdp"],
         dns=not flags["no_dns"],
         dns_domain=flags["dns_domain"],
         dns_listen_address=flags["dns_listen_address"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv6Address, ip_interface
 from typing import TYPE_CHECKING
 
 import click
 
 from weave_net.command_base import Function, WeaveCommand, daemon_client, run_directory_option
+from weave_net.commands.attachments import is_meant
 from weave_net.errors import ApiError, SettingsError
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ def dns_add(ctx: click.Context, words: tuple[str, ...], fqdn: str | None, run_di
     """
     addresses, container = _read(words)
     if fqdn is None:
-        raise SettingsError("which name? Give it with -h NAME.weave.local")
+        raise SettingsError("which name? Give it with -h NAME")
     with daemon_client(ctx, run_dir) as client:
-        for address in addresses or _addresses_of(client, container):
-            client.add_name(container or EXTERN, address, fqdn)
+        holder, own = _container(client, container)
+        if container is not None and not addresses and not own:
+            raise SettingsError(f"{container} has no address on the network of this host: name its addresses")
+        for address in addresses or own:
+            client.add_name(holder, address, fqdn)
 
 
 @click.command("dns-remove", cls=WeaveCommand)
@@ -55,12 +59,12 @@ def dns_remove(ctx: click.Context, words: tuple[str, ...], fqdn: str | None, run
     Without addresses all of the container's; without -h all names. What is gone already is no error.
     """
     addresses, container = _read(words)
+    if fqdn == "":
+        raise SettingsError("'' is no host name; leave -h out to remove all names")
     with daemon_client(ctx, run_dir) as client:
-        if addresses:
-            for address in addresses:
-                client.remove_names(container or EXTERN, address, fqdn)
-        else:
-            client.remove_names(container or EXTERN, None, fqdn)
+        holder, _ = _container(client, container)
+        for address in addresses or [None]:
+            client.remove_names(holder, address, fqdn)
 
 
 @click.command("dns-lookup", cls=WeaveCommand)
@@ -86,19 +90,21 @@ def dns_args(ctx: click.Context, run_dir: Path | None) -> None:
     """
     with daemon_client(ctx, run_dir) as client:
         try:
-            address = client.text("/dns-address").strip()
+            address, _, port = client.text("/dns-address-port").strip().rpartition(":")
             domain = client.text("/domain").strip().removesuffix(".")
         except ApiError as error:
             if error.status != _NOT_FOUND:
                 raise
             return
-    click.echo(f"--dns={address} --dns-search={domain}", nl=False)
+    if port != "53":
+        raise SettingsError(f"the name server listens at port {port}, and containers always ask at port 53")
+    click.echo(f"--dns={address.strip('[]')} --dns-search={domain}", nl=False)
 
 
 def _read(words: tuple[str, ...]) -> tuple[list[str], str | None]:
     """Addresses, and the container behind them, if there is one. Raises `SettingsError`."""
-    addresses = [word for word in words if _is_address(word)]
-    others = [word for word in words if word not in addresses]
+    addresses = [_address(word) for word in words if _is_meant_as_address(word)]
+    others = [word for word in words if not _is_meant_as_address(word)]
     if len(others) > 1:
         raise SettingsError(f"{others[0]} and {others[1]}: there can be one container only, and addresses before it")
     if others == [""]:
@@ -106,21 +112,28 @@ def _read(words: tuple[str, ...]) -> tuple[list[str], str | None]:
     return addresses, others[0] if others else None
 
 
-def _is_address(word: str) -> bool:
+def _is_meant_as_address(word: str) -> bool:
+    return word.count(":") > 1 or "/" in word or ("." in word and not word.strip("0123456789."))
+
+
+def _address(word: str) -> str:
+    """An address, also in the form in which `ps` prints it, `ADDRESS/LEN`. Raises `SettingsError`."""
     try:
-        ip_address(word)
-    except ValueError:
-        return False
-    return True
+        address = ip_interface(word).ip
+    except ValueError as error:
+        raise SettingsError(f"{word!r} is no IP address") from error
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise SettingsError(f"{word!r} is an address of one link only")
+    return str(address)
 
 
-def _addresses_of(client: DaemonClient, container: str | None) -> list[str]:
-    found = [
-        str(ip_interface(text).ip)
-        for attachment in client.attachments()
-        if attachment["id"] == container
-        for text in attachment["addresses"]
-    ]
-    if not found:
-        raise SettingsError(f"{container} has no address on the network of this host: name its addresses")
-    return found
+def _container(client: DaemonClient, container: str | None) -> tuple[str, list[str]]:
+    """Under what the container's names are recorded, and its addresses on the network of this host."""
+    if container is None:
+        return EXTERN, []
+    meant = [attachment for attachment in client.attachments() if is_meant(attachment["id"], container)]
+    ids = {attachment["id"] for attachment in meant}
+    if len(ids) > 1:
+        raise SettingsError(f"{container} is the beginning of several ids: {', '.join(sorted(ids))}")
+    addresses = [str(ip_interface(text).ip) for attachment in meant for text in attachment["addresses"]]
+    return (ids.pop() if ids else container), addresses

@@ -28,6 +28,7 @@ def status(ctx: click.Context, view: str | None, as_json: bool, run_dir: Path | 
     targets      hosts that the router was told to connect to
     connections  connections to other hosts; for those that are missing, why
     peers        all hosts of the network, and who is connected to whom
+    dns          names of containers, on all hosts
     ipam         which host owns how many addresses, and what requests wait for
     """
     if view is not None and view not in VIEWS:

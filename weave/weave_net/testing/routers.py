@@ -99,6 +99,10 @@ class FakeRouter:
                 raise TargetError(f"peer {peer!r} cannot be resolved")
         await self._change(tuple(dict.fromkeys((*(() if replace else self.targets), *peers))))
 
+    async def farewell(self) -> None:
+        """Nobody waits for this router."""
+        await trio.lowlevel.checkpoint()
+
     async def forget(self, peers: Sequence[str]) -> None:
         """Remove the peers."""
         await self._change(tuple(target for target in self.targets if target not in peers))
