@@ -63,7 +63,8 @@ def dns_remove(ctx: click.Context, words: tuple[str, ...], fqdn: str | None, run
         raise SettingsError("'' is no host name; leave -h out to remove all names")
     with daemon_client(ctx, run_dir) as client:
         holder, _ = _container(client, container)
-        for address in addresses or [None]:
+        whose: list[str | None] = [*addresses] or [None]
+        for address in whose:
             client.remove_names(holder, address, fqdn)
 
 
