@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -25,6 +26,16 @@ class Identity(NamedTuple):
     origin: PeerName
     container: str
     address: Address
+
+
+class Bond(StrEnum):
+    """With what an own name goes."""
+
+    NOTHING = ""
+    CONTAINER = "container"
+    """With the container's attachment, whatever address it is of."""
+    ADDRESS = "address"
+    """With the address of the container's attachment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from weave_dns.entries import MAX_CONTAINER_BYTES, MAX_VERSION, Entry
+from weave_dns.entries import MAX_CONTAINER_BYTES, MAX_VERSION, Bond, Entry
 from weave_dns.errors import InvalidName, OutsideDomain, TooMany
 from weave_dns.names import absolute, fold, is_within
 from weave_dns.table import MAX_ENTRIES, Table
@@ -61,7 +61,7 @@ class Registry:
         self.refused = 0
         """Entries that were not taken because there were too many."""
         self._known = known
-        self._attached: dict[Identity, None] = {}
+        self._bonds: dict[Identity, Bond] = {}
         self._parked: dict[PeerName, dict[Identity, _Parked]] = {}
         self._parked_count = 0
         self._absent: dict[PeerName, float] = {}
@@ -72,16 +72,16 @@ class Registry:
 
     # --- own names --------------------------------------------------------------------------------------------------
 
-    def restore(self, entry: Entry, *, attached: bool, now: float) -> None:
+    def restore(self, entry: Entry, bond: Bond, *, now: float) -> None:
         """Take up an own entry that was stored."""
         self._put(entry, now)
-        if attached:
-            self._attached[entry.identity] = None
+        if bond:
+            self._bonds[entry.identity] = bond
 
-    def add(self, container: str, address: Address, hostname: str, *, attached: bool = False, now: float) -> Entry:
+    def add(self, container: str, address: Address, hostname: str, *, bond: Bond = Bond.NOTHING, now: float) -> Entry:
         """Give a container's address a name. Raises `InvalidName`, `OutsideDomain`, `TooMany`.
 
-        `attached`: it goes with an attachment of this host. A name that is there already is told again.
+        A name that is there already is told again.
         """
         name = self.check(hostname)
         if len(container.encode("utf-8", "surrogatepass")) > MAX_CONTAINER_BYTES or not _is_text(container):
@@ -99,8 +99,8 @@ class Registry:
         if entry is None:
             raise TooMany(f"{name} is not added: this peer knows {MAX_ENTRIES} names already, and keeps no more")
         self._untold[identity] = None
-        if attached and identity not in self._attached:
-            self._attached[identity] = None
+        if bond and self._bonds.get(identity) != bond:
+            self._bonds[identity] = bond
             self._unsaved[identity] = None
         return entry
 
@@ -135,14 +135,14 @@ class Registry:
             self._untold[entry.identity] = None
         return gone
 
-    def attached(self) -> list[Entry]:
-        """Living names that go with attachments of this host."""
-        entries = (self.table.get(identity) for identity in self._attached)
+    def bound(self) -> list[Entry]:
+        """Living names that go with something of this host."""
+        entries = (self.table.get(identity) for identity in self._bonds)
         return [entry for entry in entries if entry is not None and not entry.tombstone]
 
-    def is_attached(self, identity: Identity) -> bool:
-        """Whether this own entry goes with an attachment."""
-        return identity in self._attached
+    def bond(self, identity: Identity) -> Bond:
+        """With what this own entry goes."""
+        return self._bonds.get(identity, Bond.NOTHING)
 
     def take_unsaved(self) -> list[Identity]:
         """Own entries whose state must be stored (or removed from the store, where the table lacks them)."""
@@ -282,7 +282,7 @@ class Registry:
         self._dead_since.pop(identity, None)
         if entry.tombstone:
             self._dead_since[identity] = now
-            self._attached.pop(identity, None)
+            self._bonds.pop(identity, None)
         return True
 
     def _drop(self, identity: Identity) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_dns import stored
+from weave_dns.entries import Bond
 from weave_dns.messages import (
     ENTRIES_PER_MESSAGE,
     FAMILIES,
@@ -27,7 +28,7 @@ from weave_dns.registry import Registry
 from weave_router.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from weave_dns.entries import Address, Entry, Identity
     from weave_dns.messages import Family
@@ -70,8 +71,8 @@ class Names:
         """Take up what is stored, and join the gossip. Raises `StoredStateError` and the store's errors."""
         values = await self._store.read(stored.PREFIX)
         now = trio.current_time()
-        for entry, attached in stored.from_json(values, self._mesh.ourselves):
-            self._registry.restore(entry, attached=attached, now=now)
+        for entry, bond in stored.from_json(values, self._mesh.ourselves):
+            self._registry.restore(entry, bond, now=now)
         for family in FAMILIES:
             self._mesh.register(family.channel, _Channel(self, family))
 
@@ -96,12 +97,12 @@ class Names:
 
     # --- own names --------------------------------------------------------------------------------------------------
 
-    async def add(self, container: str, address: Address, hostname: str, *, attached: bool = False) -> Entry:
+    async def add(self, container: str, address: Address, hostname: str, *, bond: Bond = Bond.NOTHING) -> Entry:
         """Give a container's address a name; durable on return.
 
         Raises `InvalidName`, `OutsideDomain` and `TooMany`.
         """
-        entry = self._registry.add(container, address, hostname, attached=attached, now=trio.current_time())
+        entry = self._registry.add(container, address, hostname, bond=bond, now=trio.current_time())
         await self._settled()
         return entry
 
@@ -118,11 +119,13 @@ class Names:
         await self._settled()  # also if it was deleted before: that may not be durable yet
         return gone
 
-    async def keep_attached(self, present: Container[str]) -> None:
-        """Delete the names that went with attachments of other containers than these: at start, after a crash."""
-        for container in dict.fromkeys(entry.container for entry in self._registry.attached()):
-            if container not in present:
-                await self.remove(container)
+    async def keep_attached(self, present: Mapping[str, Container[Address]]) -> None:
+        """Delete the names that went with other containers than these, or other addresses of theirs: after a crash."""
+        for entry in self._registry.bound():
+            addresses = present.get(entry.container)
+            bound_to_address = self._registry.bond(entry.identity) is Bond.ADDRESS
+            if addresses is None or (bound_to_address and entry.address not in addresses):
+                await self.remove(entry.container, entry.address, entry.hostname)
 
     async def _settled(self) -> None:
         self._work.set()
@@ -135,8 +138,8 @@ class Names:
         changes = {}
         for identity in unsaved:
             entry = table.get(identity)
-            attached = registry.is_attached(identity)
-            changes[stored.key_of(identity)] = None if entry is None else stored.to_json(entry, attached=attached)
+            record = None if entry is None else stored.to_json(entry, registry.bond(identity))
+            changes[stored.key_of(identity)] = record
         if changes:
             await self._store.write(changes)
         self._tell(untold, self._mesh.broadcast)

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from weave_dns.entries import Entry, Identity
+from weave_dns.entries import Bond, Entry, Identity
 from weave_dns.errors import StoredStateError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _text(text: str) -> str:
     return quote(text, safe=":", errors="surrogateescape")
 
 
-def to_json(entry: Entry, *, attached: bool) -> dict[str, Any]:
+def to_json(entry: Entry, bond: Bond) -> dict[str, Any]:
     """The record."""
     return {
         "container": entry.container,
@@ -35,12 +35,12 @@ def to_json(entry: Entry, *, attached: bool) -> dict[str, Any]:
         "hostname": entry.hostname,
         "version": entry.version,
         "tombstone": entry.tombstone,
-        "attached": attached,
+        "bond": bond.value,
     }
 
 
-def from_json(values: Mapping[str, Any], ourselves: PeerName) -> list[tuple[Entry, bool]]:
-    """All records, each with whether it goes with an attachment. Raises `StoredStateError`."""
+def from_json(values: Mapping[str, Any], ourselves: PeerName) -> list[tuple[Entry, Bond]]:
+    """All records, each with what it goes with. Raises `StoredStateError`."""
     try:
         return [
             (
@@ -52,7 +52,7 @@ def from_json(values: Mapping[str, Any], ourselves: PeerName) -> list[tuple[Entr
                     int(value["version"]),
                     int(value["tombstone"]),
                 ),
-                bool(value["attached"]),
+                Bond(value["bond"]),
             )
             for value in values.values()
         ]

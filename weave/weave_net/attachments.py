@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from weave_dns.entries import Bond
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
 from weave_router.doors import VethRequest
 from weave_router.errors import HostError
@@ -148,7 +149,10 @@ class Attachments:
                 except HostError as error:
                     _log.warning("%s of %s cannot be made again: %s", attachment.interface, attachment.id, error)
         await self._addresses.free_all_but({known.holder or known.id for known in self._known.values()})
-        await self._names.keep_attached({known.id for known in self._known.values()})
+        present: dict[str, list[IPv4Address | IPv6Address]] = {}
+        for known in self._known.values():
+            present.setdefault(known.id, []).extend(_plain(known.addresses))
+        await self._names.keep_attached(present)
 
     def list(self) -> tuple[Attachment, ...]:
         """All attachments, sorted by id and interface."""
@@ -188,7 +192,7 @@ class Attachments:
                 raise
             if request.fqdn is not None:
                 for ip in _plain(reserved.given):
-                    await self._names.add(attachment_id, ip, request.fqdn, attached=True)
+                    await self._names.add(attachment_id, ip, request.fqdn, bond=Bond.ADDRESS)
             return replace(made, given=reserved.given)
 
     async def _release_unless_kept(self, before: Attachment, after: Attachment | None) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from weave_dns.entries import Bond
 from weave_net.errors import AttachmentError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Mapping
 
     from weave_dns.names import Address
     from weave_dns.service import Names
@@ -27,10 +28,10 @@ class ContainerNames:
             raise AttachmentError(f"{fqdn} cannot be added: names are off (--no-dns)")
         self._names.check(fqdn)
 
-    async def add(self, container: str, address: Address, fqdn: str, *, attached: bool = False) -> None:
+    async def add(self, container: str, address: Address, fqdn: str, *, bond: Bond = Bond.NOTHING) -> None:
         """Let the name lead to the address; what is so already is no error. Raises `DnsError`."""
         if self._names is not None:
-            await self._names.add(container, address, fqdn, attached=attached)
+            await self._names.add(container, address, fqdn, bond=bond)
 
     async def remove(self, container: str, address: Address) -> None:
         """Forget all names that were added for this container's address; none is no error."""
@@ -47,7 +48,7 @@ class ContainerNames:
         if self._names is not None:
             await self._names.remove(container)
 
-    async def keep_attached(self, present: Container[str]) -> None:
-        """At start: forget the names that went with other attachments than those of these ids."""
+    async def keep_attached(self, present: Mapping[str, Container[Address]]) -> None:
+        """At start: forget names of attachments that are gone. `present`: addresses of those that are there, by id."""
         if self._names is not None:
             await self._names.keep_attached(present)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
+from weave_dns.entries import Bond
 from weave_dns.errors import InvalidName, OutsideDomain, Unresolved
 from weave_dns.weavedns import WAITING
 from weave_net.api_access import Access
@@ -118,7 +119,8 @@ class DnsApi:
         try:
             if name or strict:
                 container = request.path_params["id"]
-                await dns.names.add(container, address, name, attached=self._is_attached(container))
+                bond = Bond.CONTAINER if self._is_attached(container) else Bond.NOTHING
+                await dns.names.add(container, address, name, bond=bond)
         except (InvalidName, OutsideDomain) as error:
             if strict:
                 raise HTTPException(400, str(error)) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_interface
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 import click
@@ -123,8 +123,8 @@ def _address(word: str) -> str:
         address = ip_interface(word).ip
     except ValueError as error:
         raise SettingsError(f"{word!r} is no IP address") from error
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise SettingsError(f"{word!r} is an address of one link only")
+    if "%" in word:
+        raise SettingsError(f"{word!r} has a zone: it is an address of one link only")
     return str(address)
 
 
