@@ -7,7 +7,6 @@ be off the network. Our messages to others carry the time that those neighbours 
 from __future__ import annotations
 
 import logging
-from statistics import median_low
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 
 TOLERATED_S = 300
 """Clocks that differ by less are not corrected for; a third of what 2.8 tolerates."""
+
+_END_OF_TIME = 1 << 40
+"""Unix seconds; in 34 000 years."""
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +31,23 @@ class NetworkTime:
         self.offset = 0
         """What is added to our clock in messages."""
 
-    def heard(self, neighbour: PeerName, clock: int, unix: int, present: Container[PeerName]) -> None:
-        """A neighbour that insists has told its time; `present`: all neighbours."""
-        self._differences = {
-            peer: difference for peer, difference in self._differences.items() if peer in present or peer == neighbour
-        }
-        self._differences[neighbour] = clock - unix
-        offset = median_low(self._differences.values())
+    def heard(self, neighbour: PeerName, clock: int, unix: int) -> None:
+        """A neighbour that insists has told its time; one that is absurd is ignored."""
+        if 0 < clock < _END_OF_TIME:
+            self._differences[neighbour] = clock - unix
+            self._choose()
+
+    def keep(self, present: Container[PeerName]) -> None:
+        """These are all neighbours that there are."""
+        gone = [peer for peer in self._differences if peer not in present]
+        for peer in gone:
+            del self._differences[peer]
+        if gone:
+            self._choose()
+
+    def _choose(self) -> None:
+        # If any of them agrees with us, those who do not are the ones whose clocks are wrong.
+        offset = min(self._differences.values(), key=abs, default=0)
         if abs(offset) <= TOLERATED_S:
             offset = 0
         if abs(offset - self.offset) <= TOLERATED_S // 2:

@@ -22,7 +22,7 @@ from weave_dns.names import absolute, fold, is_within
 from weave_dns.table import MAX_ENTRIES, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from weave_dns.entries import Address, Identity
     from weave_router.wire.peer_name import PeerName
@@ -60,6 +60,8 @@ class Registry:
         self.table = Table()
         self.refused = 0
         """Entries that were not taken because there were too many."""
+        self.parked = 0
+        """How often an entry has come whose origin is not known."""
         self._known = known
         self._bonds: dict[Identity, Bond] = {}
         self._parked: dict[PeerName, dict[Identity, _Parked]] = {}
@@ -144,6 +146,11 @@ class Registry:
         """With what this own entry goes."""
         return self._bonds.get(identity, Bond.NOTHING)
 
+    @property
+    def unsaved(self) -> Mapping[Identity, None]:
+        """Own entries whose state must be stored."""
+        return self._unsaved
+
     def take_unsaved(self) -> list[Identity]:
         """Own entries whose state must be stored (or removed from the store, where the table lacks them)."""
         unsaved, self._unsaved = list(self._unsaved), {}
@@ -211,6 +218,7 @@ class Registry:
         return self._put(buried.state, now)  # they have not heard that it is dead
 
     def _park(self, entry: Entry, identity: Identity, now: float) -> None:
+        self.parked += 1
         parked = self._parked.get(entry.origin, {})
         present = parked.get(identity)
         if present is None:

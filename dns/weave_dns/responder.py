@@ -84,7 +84,9 @@ class Responder:
             if answer is None:
                 return query
             kept = self._make(query, answer, stream)
-            if len(data) <= LONGEST_KEPT and len(kept.records) <= MOST_RECORDS_KEPT:
+            # A name that is a pointer could point at the ID, which is no part of the key.
+            plain = data.startswith(query.question, HEADER.size)
+            if plain and len(data) <= LONGEST_KEPT and len(kept.records) <= MOST_RECORDS_KEPT:
                 if len(answers) >= MOST_KEPT:
                     answers.clear()
                 answers[data[2:]] = kept

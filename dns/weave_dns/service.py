@@ -59,6 +59,8 @@ class Names:
         self._time = NetworkTime()
         self._registry = Registry(mesh.ourselves, settings.domain, known=lambda peer: peer in mesh.topology.records)
         self._seen: dict[int, None] = {}
+        self._writing: dict[Identity, None] = {}
+        """Own entries whose state is being stored."""
         self._work = trio.Event()
         self._committed = trio.Event()
 
@@ -93,6 +95,7 @@ class Names:
     def routes_changed(self) -> None:
         """Peers came or went."""
         self._seen.clear()
+        self._time.keep(self._mesh.connections)
         self._tell(self._registry.peers_changed(trio.current_time()), self._mesh.gossip)
 
     # --- own names --------------------------------------------------------------------------------------------------
@@ -135,6 +138,7 @@ class Names:
         registry, table = self._registry, self.table
         committed, self._committed = self._committed, trio.Event()
         unsaved, untold = registry.take_unsaved(), registry.take_untold()
+        self._writing = dict.fromkeys(unsaved)
         changes = {}
         for identity in unsaved:
             entry = table.get(identity)
@@ -142,6 +146,7 @@ class Names:
             changes[stored.key_of(identity)] = record
         if changes:
             await self._store.write(changes)
+        self._writing = {}
         self._tell(untold, self._mesh.broadcast)
         committed.set()
 
@@ -165,14 +170,20 @@ class Names:
         return None
 
     def payloads(self, family: Family, identities: Iterable[Identity] | None) -> Iterator[bytes]:
-        """Messages with these entries, or with all, as they are when the first is made."""
+        """Messages with these entries, or with all, as they are when the first is made.
+
+        Own ones that are not durable yet are left out: they are told when they are.
+        """
         if identities is None:
             entries = [entry for entry in self.table.entries() if entry.address.version == family.version]
         else:
             known = (self.table.get(identity) for identity in identities)
             entries = sorted((entry for entry in known if entry is not None), key=lambda entry: entry.wire_order)
-            if not entries:
-                return
+        volatile = {**self._registry.unsaved, **self._writing}
+        if volatile:
+            entries = [entry for entry in entries if entry.identity not in volatile]
+        if not entries and identities is not None:
+            return
         for start in range(0, max(len(entries), 1), ENTRIES_PER_MESSAGE):
             yield encode_message(family, entries[start : start + ENTRIES_PER_MESSAGE], self._unix())
 
@@ -181,6 +192,7 @@ class Names:
     ) -> Iterator[tuple[list[Identity], list[Identity]]]:
         """Take in a message in steps: what was news, and all that may be passed on. Raises `ProtocolError`."""
         mark: int | None = None
+        parked = self._registry.parked
         for part in decode_message(family, payload):
             if isinstance(part, Header):
                 self._compare_clocks(neighbour, part.clock)
@@ -188,17 +200,17 @@ class Names:
                     return  # merging it again would change nothing
                 mark = part.mark
             else:
+                self._work.set()
                 yield self._registry.receive(part, now, self._unix())
-        if mark is not None:
+        if mark is not None and self._registry.parked == parked:
             while len(self._seen) >= _REMEMBERED_MESSAGES:
                 del self._seen[next(iter(self._seen))]
             self._seen[mark] = None
-        self._work.set()
 
     def _compare_clocks(self, neighbour: PeerName | None, clock: int) -> None:
         connection = None if neighbour is None else self._mesh.connections.get(neighbour)
         if connection is not None and not connection.features.abilities:
-            self._time.heard(connection.peer, clock, int(self._clock()), self._mesh.connections)
+            self._time.heard(connection.peer, clock, int(self._clock()))
 
 
 class _NamesGossip:

@@ -16,6 +16,8 @@ DEFAULT_FALLBACK_TIMEOUT_S = 5.0
 DEFAULT_RATE = 10_000
 DEFAULT_RESOLV_CONF = Path("/etc/resolv.conf")
 MAX_TTL_S = 86_400
+MAX_DOMAIN_BYTES = 190
+"""So that a label of any length goes before it."""
 PORT = 53
 
 Address = IPv4Address | IPv6Address
@@ -54,9 +56,12 @@ class DnsSettings:
 def parse_domain(text: str) -> str:
     """The domain with its final dot. Raises `SettingsError`."""
     try:
-        return absolute(text)
+        domain = absolute(text)
     except InvalidName as error:
         raise SettingsError(f"--dns-domain: {error}") from error
+    if len(domain) > MAX_DOMAIN_BYTES:
+        raise SettingsError(f"--dns-domain: {len(domain)} characters leave no room for names of containers")
+    return domain
 
 
 def parse_listen_address(text: str) -> ListenAddress:

@@ -42,6 +42,8 @@ def to_json(entry: Entry, bond: Bond) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any], ourselves: PeerName) -> list[tuple[Entry, Bond]]:
     """All records, each with what it goes with. Raises `StoredStateError`."""
     try:
+        if not all(isinstance(value[field], str) for value in values.values() for field in ("container", "hostname")):
+            raise TypeError("a text is none")
         return [
             (
                 Entry(

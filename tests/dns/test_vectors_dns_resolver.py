@@ -601,15 +601,6 @@ def test_types_that_no_record_has_are_not_implemented(name: str, rdtype: str) ->
     assert (response[3] & 15, response[6:12], response[12:]) == (dns.rcode.NOTIMP, bytes(6), question)
 
 
-@pytest.mark.parametrize("before", [b"", b"\0\0\1\0\1\0\0\0\0\0\4\x0a\0\0\1"], ids=["first", "second"])
-@pytest.mark.parametrize("behind", [b"", b"\0\0\xfa\0\xff\0\0\0\0\0\0"], ids=["last", "signed"])
-def test_edns_beside_other_records_is_answered_with_edns(before: bytes, behind: bytes) -> None:
-    data = bytearray(query("web.weave.local.", "A") + before + b"\0\0\x29\x10\0\0\0\0\0\0\0" + behind)
-    data[10:12] = (1 + bool(before) + bool(behind)).to_bytes(2)
-    message = answer(responder(entry("web.weave.local.", "10.32.0.1")), bytes(data))
-    assert message.edns == 0 or message.rcode() == dns.rcode.FORMERR
-
-
 # Answers that are kept
 
 

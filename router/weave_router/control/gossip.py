@@ -40,7 +40,7 @@ class GossipData(Protocol):
 class Channel(Protocol):
     """A gossip channel that this router takes part in.
 
-    A payload that makes no sense raises `ProtocolError`; it is then neither applied nor relayed.
+    A payload that makes no sense raises `ProtocolError`; it is then not relayed, and not applied from that point on.
     """
 
     def complete_state(self) -> GossipData | None:

@@ -33,6 +33,8 @@ class PacketHeartbeats:
 
     def send(self, frame: bytes) -> bool:
         """Send a complete frame into the VXLAN device; False if the kernel refuses it."""
+        if self._closed:
+            return False
         try:
             self._sender.send(frame)
         except OSError:
@@ -41,12 +43,14 @@ class PacketHeartbeats:
 
     async def wait(self) -> None:
         """Wait until something has come."""
+        if self._closed:  # the descriptor may live on for some milliseconds
+            raise trio.ClosedResourceError("the socket for heartbeats is closed")
         await trio.lowlevel.wait_readable(self._receiver)
 
     def receive(self) -> list[bytes]:
         """What has come for the bridge's own MAC, at most MAX_FRAMES."""
         frames: list[bytes] = []
-        for _ in range(MAX_FRAMES):
+        for _ in range(0 if self._closed else MAX_FRAMES):
             try:
                 frame, (_, _, kind, *_) = self._receiver.recvfrom(_FRAME_BYTES)
             except OSError:  # nothing more, or the bridge went down

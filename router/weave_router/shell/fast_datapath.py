@@ -54,6 +54,8 @@ VNI = 6784
 FLOOD = bytes(6)
 KEEP_S = 15.0
 """A peer whose connection has ended keeps its entries for so long: its router may be restarted."""
+_GROUP_BIT = 1 << 40
+"""A peer's name may have it, its bridge's MAC address cannot."""
 ADOPTED_S = 20.0
 """What a restarted router has found is kept for so long."""
 ELSEWHERE_S = 2.5
@@ -116,6 +118,8 @@ class FastDatapath:
         self._paths: dict[PeerName, _Path] = {}
         self._kept: dict[PeerName, _Kept] = {}
         self._programmed: dict[PeerName, _Programmed] = {}
+        self._stations: dict[bytes, PeerName] = {}
+        """Programmed peers by the MAC addresses of their bridges."""
         self._placed: dict[bytes, PeerName] = {}
         self._published = KernelPeers()
         self._allowed: tuple[frozenset[IPv4Address], frozenset[IPv4Address]] | None = None
@@ -140,6 +144,7 @@ class FastDatapath:
                 peer = PeerName(int.from_bytes(entry.mac))
                 self._kept[peer] = _Kept(entry.remote, now + ADOPTED_S, now, None)
                 self._programmed[peer] = _Programmed(entry.remote, send=True, accept=True)
+                self._stations[entry.mac] = peer
         by_remote = {kept.remote: peer for peer, kept in self._kept.items()}
         stale = []
         for entry in found:
@@ -287,7 +292,7 @@ class FastDatapath:
                     self._touch(peer)
 
     def _beat(self, peer: PeerName, token: bytes) -> None:
-        destination, source = peer.to_bytes(6), self._mesh.ourselves.to_bytes(6)
+        destination, source = _station(peer), _station(self._mesh.ourselves)
         for full in (False, True):
             frame = encode_heartbeat(destination, source, token, mtu=self._settings.mtu, full=full)
             if not self._heartbeats.send(frame):
@@ -303,11 +308,15 @@ class FastDatapath:
             now = trio.current_time()
             for frame in self._heartbeats.receive():
                 beat = decode_heartbeat(frame, self._settings.mtu)
-                path = None if beat is None else self._paths.get(PeerName(int.from_bytes(beat.source)))
+                path = None if beat is None else self._path_of(beat.source)
                 if beat is None or path is None:
                     self.counters["vxlan_beats_unknown"] += 1
                 else:
                     self._perform(path, path.link.heartbeat(beat.token, full=beat.full, now=now))
+
+    def _path_of(self, station: bytes) -> _Path | None:
+        peer = self._stations.get(station)
+        return None if peer is None else self._paths.get(peer)
 
     async def _run_timers(self) -> None:
         while True:
@@ -418,6 +427,7 @@ class FastDatapath:
             before, self._heartbeats = self._heartbeats, heartbeats
             before.close()
         self._programmed.clear()
+        self._stations.clear()
         self._placed.clear()
         self._publish()
         self._dirty.update(dict.fromkeys((*self._paths, *self._kept)))
@@ -434,27 +444,29 @@ class FastDatapath:
         for peer in dirty:
             before, wanted = self._programmed.get(peer), self._wanted(peer)
             if before is not None and (wanted is None or wanted.remote != before.remote):
-                remove.append(VxlanEntry(peer.to_bytes(6), before.remote))
+                remove.append(VxlanEntry(_station(peer), before.remote))
             if wanted is not None and (before is None or wanted.remote != before.remote):
-                add.append(VxlanEntry(peer.to_bytes(6), wanted.remote))
+                add.append(VxlanEntry(_station(peer), wanted.remote))
             sent_before, sent = before is not None and before.send, wanted is not None and wanted.send
             moved = before is not None and wanted is not None and before.remote != wanted.remote
             if before is not None and sent_before and (not sent or moved):
                 remove.append(VxlanEntry(FLOOD, before.remote))
                 remove += [VxlanEntry(mac, before.remote, learned=True) for mac in before.macs]
-                unlearn += [peer.to_bytes(6), *before.macs]
+                unlearn += [_station(peer), *before.macs]
                 for mac in before.macs:
                     del self._placed[mac]
                 before.macs.clear()
             if wanted is not None and sent and (not sent_before or moved):
                 add.append(VxlanEntry(FLOOD, wanted.remote))
-                self._dirty_macs.update(dict.fromkeys((peer.to_bytes(6), *self._addresses.of(peer))))
+                self._dirty_macs.update(dict.fromkeys((_station(peer), *self._addresses.of(peer))))
                 behind_tap += self._learned_at(peer)
             if wanted is None:
                 self._programmed.pop(peer, None)
+                self._stations.pop(_station(peer), None)
                 self._dirty_macs.update(dict.fromkeys(self._addresses.forget(peer)))
             elif before is None:
                 self._programmed[peer] = wanted
+                self._stations[_station(peer)] = peer
             else:
                 before.remote, before.send, before.accept = wanted.remote, wanted.send, wanted.accept
         macs, self._dirty_macs = list(self._dirty_macs), {}
@@ -476,11 +488,10 @@ class FastDatapath:
         """Have these addresses lead to their owners; returns those that the bridge is to send to the device."""
         learn = []
         for mac in macs:
-            if mac == self._mesh.ourselves.to_bytes(6):
+            if mac == _station(self._mesh.ourselves):
                 continue  # our own bridge's, whatever a peer claims
-            bridge = self._programmed.get(PeerName(int.from_bytes(mac)))
-            if bridge is not None:  # a peer's own address: its entry in the device's table is there always
-                if bridge.send:
+            if mac in self._stations:  # a peer's own address: its entry in the device's table is there always
+                if self._programmed[self._stations[mac]].send:
                     learn.append(mac)
                 continue
             owner = None if mac in self._local else self._addresses.owner(mac)
@@ -526,6 +537,11 @@ class FastDatapath:
         )
         if self._data_plane is not None:
             self._data_plane.publish_kernel(self._published)
+
+
+def _station(peer: PeerName) -> bytes:
+    """The MAC address of a peer's bridge."""
+    return (peer & ~_GROUP_BIT).to_bytes(6)
 
 
 def _remote_of(connection: MeshConnection) -> IPv4Address | None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from weave_router.doors import VxlanEntry
 from weave_router.host import problems, requests
 from weave_router.host.fdb_watch import MAX_ADDRESSES, SETTLE_S
 from weave_router.host.heartbeat_socket import ETHERTYPE, MAX_FRAMES
@@ -18,7 +17,7 @@ from weave_router.host.heartbeat_socket import ETHERTYPE, MAX_FRAMES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from weave_router.doors import VxlanSettings
+    from weave_router.doors import VxlanEntry, VxlanSettings
     from weave_router.testing.hosts import Device
 
 _HEADER_BYTES = 14
@@ -43,6 +42,7 @@ class RecordedTables:
             raise problems.port_of_other_bridge(settings.device, settings.bridge)
         if device is not None and not _fits(device.vxlan, settings):
             del self._devices[settings.device]
+            device.up = False  # for sockets that are still open on it
             self.drop_port(settings.device)
             device = None
         if device is None:
@@ -66,21 +66,23 @@ class RecordedTables:
         learn: Sequence[bytes],
         tap: str | None,
     ) -> int:
-        """`doors.Host.program_vxlan`, the bridge being there; returns how many messages the kernel would get."""
+        """`doors.Host.program_vxlan`; returns how many messages the kernel would get."""
         requests.check_programming(device, bridge, (*remove, *add), (*unlearn, *learn), tap)
         port = self._devices.get(device)
         if port is None:
             raise problems.no_device(device)
+        master = self._devices.get(bridge)
+        if master is None:
+            raise problems.no_bridge(bridge)
         for entry in remove:
             port.entries = [kept for kept in port.entries if (kept.mac, kept.remote) != (entry.mac, entry.remote)]
         for entry in add:
             _add_entry(port.entries, entry)
         ports = [name for name in (device, tap) if name in self._devices]
-        learnable = [mac for mac in learn if mac != _octets(self._devices[bridge].mac)]
+        learnable = [mac for mac in learn if mac != _octets(master.mac)]
         if port.bridge != bridge and (unlearn or learnable):
             raise problems.not_a_port(device, bridge)
-        table = self._devices[bridge].table
-        self._drop(table, [mac for mac in unlearn if table.get(mac) in ports])
+        self._drop(master.table, [mac for mac in unlearn if master.table.get(mac) in ports])
         for mac in learnable:
             self.point(bridge, mac, device)
         return len(remove) + len(add) + len(unlearn) * len(ports) + len(learnable)
@@ -89,9 +91,9 @@ class RecordedTables:
         """`doors.Host.forget_behind`; returns how many messages the kernel would get."""
         requests.check_programming(port, bridge, (), macs, None)
         device = self._devices.get(port)
-        if device is None:
+        if device is None or not macs:
             return 0
-        if device.bridge != bridge and macs:
+        if device.bridge != bridge:
             raise problems.not_a_port(port, bridge)
         table = self._devices[bridge].table
         self._drop(table, [mac for mac in macs if table.get(mac) == port])
@@ -107,6 +109,7 @@ class RecordedTables:
         """Forget what was behind a device that is gone."""
         for device in self._devices.values():
             self._drop(device.table, [mac for mac, name in device.table.items() if name == port])
+        self._tell()  # the device may have been the bridge that is watched
 
     def drop(self, bridge: str, mac: bytes) -> None:
         """Let an address age."""

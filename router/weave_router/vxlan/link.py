@@ -212,7 +212,9 @@ class VxlanLink:
             return []
         if self.send:
             self.switches += 1
-            soon = now - self._used_since < STABLE_S
+        in_vain = self._asked_at is not None
+        if self.send or in_vain:
+            soon = in_vain or now - self._used_since < STABLE_S
             self._proof = min(self._proof * 2, LONGEST_PROOF_S) if soon else PROOF_S
         self.accept = self.send = False
         self._asked_at = None

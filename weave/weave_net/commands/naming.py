@@ -124,7 +124,7 @@ def _address(word: str) -> str:
     except ValueError as error:
         raise SettingsError(f"{word!r} is no IP address") from error
     if "%" in word:
-        raise SettingsError(f"{word!r} has a zone: it is an address of one link only")
+        raise SettingsError(f"{word!r} is an address of one link only")
     return str(address)
 
 
