@@ -33,6 +33,7 @@ from weave_dns.queries import CD, RD, Query
 from weave_dns.rate_limit import RateLimit
 from weave_dns.responder import MAX_DATAGRAM, MAX_MESSAGE, REFUSED, SERVFAIL, datagram_limit, refusal
 from weave_dns.settings import PORT, ListenAddress
+from weave_router.errors import HostError
 from weave_router.log_limit import LogLimit
 
 if TYPE_CHECKING:
@@ -160,14 +161,24 @@ class Server:
         return frozenset(address.host for address in self._listeners if address.port == PORT)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled. An address that cannot be listened at is tried again."""
-        async with trio.open_nursery() as nursery, self._watch() as changes:
+        """Serve until cancelled. What cannot be listened at, or watched, is tried again."""
+        async with trio.open_nursery() as nursery:
+            self._adjust(nursery, ())
             started = False
-            async for addresses in changes:
-                self._adjust(nursery, addresses)
+            while True:
+                try:
+                    async with self._watch() as changes:
+                        async for addresses in changes:
+                            self._adjust(nursery, addresses)
+                            if not started:
+                                started = True
+                                task_status.started()
+                except HostError as error:
+                    log.warning("The name server cannot watch the bridge's addresses: %s; it goes on trying", error)
                 if not started:
                     started = True
                     task_status.started()
+                await trio.sleep(RETRY_S)
 
     def _adjust(self, nursery: trio.Nursery, bridge: tuple[Interface, ...]) -> None:
         everywhere = self._everywhere
