@@ -208,10 +208,13 @@ class Registry:
     def _merge(self, heard: Entry, identity: Identity, now: float) -> bool:
         present = self.table.get(identity)
         if present is not None:
-            return heard.overrules(present) and self._put(heard, now)
+            # In the spelling that is known: a Weave Net 2.8 peer that hears of two takes them for two names.
+            return heard.overrules(present) and self._put(replace(heard, hostname=present.hostname), now)
         buried = self._buried.get(identity)
-        if buried is None or heard.overrules(buried.state):
+        if buried is None:
             return self._put(heard, now)
+        if heard.overrules(buried.state):
+            return self._put(replace(heard, hostname=buried.state.hostname), now)
         if heard.tombstone:
             self._bury(buried.state, identity, now)
             return False
@@ -227,7 +230,9 @@ class Registry:
                 return
             self._parked_count += 1
             self._parked[entry.origin] = parked
-        elif not entry.overrules(present.entry):
+        elif entry.overrules(present.entry):
+            entry = replace(entry, hostname=present.entry.hostname)
+        else:
             entry = present.entry
         parked[identity] = _Parked(entry, now + PARKING_S)
 

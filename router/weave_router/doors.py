@@ -251,6 +251,9 @@ class Host(Protocol):
         Rules of others are not touched, nor overruled. HostError if nft is missing or the kernel lacks nf_tables.
         """
 
+    async def device_bytes(self, device: str) -> tuple[int, int]:
+        """Bytes that a device has received and sent; HostError if there is none."""
+
     async def vxlan_allowed(self) -> frozenset[IPv4Address]:
         """The addresses whose data an earlier daemon let in and the kernel still does; empty if there is no table."""
 

@@ -26,6 +26,7 @@ QUICK_LIMIT_S = 3.0
 """For questions whose only purpose is to find out whether the daemon answers."""
 
 _NOT_YET = 503
+_NOT_FOUND = 404
 _UNUSED_BY_HTTPX = ("httpx._main", "trio", "anyio", "h2", "rich", "pygments")
 
 
@@ -112,6 +113,14 @@ class DaemonClient:
     def remove_names(self, container: str, address: str | None, fqdn: str | None) -> None:
         """Remove a container's names, those of one address or one of them only."""
         self._request("DELETE", _name_path(container, address), params={} if fqdn is None else {"fqdn": fqdn})
+
+    def remove_own_names(self) -> None:
+        """Remove all names of this host; there are none where names are off."""
+        try:
+            self._request("DELETE", "/name")
+        except ApiError as error:
+            if error.status != _NOT_FOUND:
+                raise
 
     def look_up(self, name: str) -> str:
         """The addresses of a name, one per line."""

@@ -51,6 +51,7 @@ def _end_daemon(directories: Directories, *, force: bool) -> str:
         with DaemonClient(directories, answer_limit_s=QUICK_LIMIT_S) as client:
             client.text("/healthz")
         with DaemonClient(directories, answer_limit_s=LEAVE_LIMIT_S) as client:
+            client.remove_own_names()  # before others may give our addresses to containers of theirs
             heir = client.leave()
         stop_daemon(directories)
     except ClientError as error:

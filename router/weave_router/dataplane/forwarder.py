@@ -241,7 +241,7 @@ class Forwarder:
             elif len(frame) < HEADER_BYTES:
                 counters["drop_malformed_frame"] += 1
             elif destination != self.ourselves:
-                self._transit(neighbour, destination, source_bytes + destination_bytes, frame)
+                self._transit(neighbour, source, destination, source_bytes + destination_bytes, frame)
             elif source == self.ourselves:
                 counters["drop_own_frame_returned"] += 1
             else:
@@ -295,16 +295,28 @@ class Forwarder:
         count = segments.count
         self.counters["frames_received"] += count
         if destination != self.ourselves:
-            self._transit(neighbour, destination, first[:12], segments)
+            self._transit(neighbour, source, destination, first[:12], segments)
         elif source == self.ourselves:
             self.counters["drop_own_frame_returned"] += count
         else:
             self._delivered(neighbour, source, first[:6], segments, now)
         return True
 
-    def _transit(self, neighbour: Neighbour, destination: PeerName, prefix: bytes, frame: bytes | Segments) -> None:
-        if self._routes.hop_of(neighbour.name, destination) != self.ourselves:
-            # Where all views agree, a peer sends us only what it would route through us. Elsewhere this breaks loops.
+    def _transit(
+        self,
+        neighbour: Neighbour,
+        source: PeerName,
+        destination: PeerName,
+        prefix: bytes,
+        frame: bytes | Segments,
+    ) -> None:
+        # Where all views agree, a peer sends us only what it would route through us. Elsewhere this breaks loops.
+        agreed = self._routes.hop_of(neighbour.name, destination) == self.ourselves
+        if agreed and is_group(_macs(frame)):
+            # A broadcast for one of those behind us, whom its source serves in our stead. Who is not there any more
+            # gets it from its new parent.
+            agreed = destination in self._routes.broadcast(source)
+        if not agreed:
             self.counters["drop_views_differ"] += _count(frame)
             return
         self.counters["frames_relayed"] += _count(frame)
@@ -318,7 +330,7 @@ class Forwarder:
             self.counters["drop_kernel_has_it"] += _count(frame)
             return
         from_parent = self._routes.parent(source) == neighbour.name
-        macs = frame[:12] if isinstance(frame, bytes) else frame.first(12)
+        macs = _macs(frame)
         if is_group(macs) and not from_parent:
             self.counters["drop_not_from_parent"] += _count(frame)
             return
@@ -335,7 +347,7 @@ class Forwarder:
     def _accepted(
         self, source: PeerName, source_bytes: bytes, frame: bytes | Segments, now: float, *, from_parent: bool
     ) -> None:
-        macs = frame[:12] if isinstance(frame, bytes) else frame.first(12)
+        macs = _macs(frame)
         self.macs.learn_remote(macs[6:], source, now)
         if isinstance(frame, bytes):
             self.injected.append(frame)
@@ -418,6 +430,10 @@ def _continues(frame: bytes, shorter: bytes) -> bool:
         and int.from_bytes(shorter[12:14]) == len(shorter) - FRAME_HEADER_BYTES
         and is_alike(frame[FRAME_HEADER_BYTES:], shorter[FRAME_HEADER_BYTES:])
     )
+
+
+def _macs(frame: bytes | Segments) -> bytes:
+    return frame[:12] if isinstance(frame, bytes) else frame.first(12)
 
 
 def _count(frame: bytes | Segments) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 PERMANENT = 0x80
-"""State of the addresses of the bridge itself and of its ports (NUD_PERMANENT)."""
+"""NUD_PERMANENT. In a bridge's table: the addresses of the bridge itself and of its ports."""
 EXT_LEARNED = 0x10
 """Flag of entries that a program learned, not the kernel (NTF_EXT_LEARNED): they do not age."""
 
@@ -61,8 +61,9 @@ class Request(NamedTuple):
 def add_entry(device: int, entry: VxlanEntry) -> Request:
     """Give a VXLAN device (by index) an entry: one more for flooding, else in place of another for that MAC."""
     flags = _REQUEST | _CREATE | (_APPEND if entry.mac == NO_MAC else _REPLACE)
-    state, kind = (_REACHABLE, EXT_LEARNED) if entry.learned else (PERMANENT, 0)
-    return Request(RTM_NEWNEIGH, flags, _body(device, state, _SELF | kind, entry.mac) + _remote(entry.remote))
+    # Permanent in any case: before Linux 5.0 VXLAN devices let learned entries age all the same.
+    kind = EXT_LEARNED if entry.learned else 0
+    return Request(RTM_NEWNEIGH, flags, _body(device, PERMANENT, _SELF | kind, entry.mac) + _remote(entry.remote))
 
 
 def remove_entry(device: int, entry: VxlanEntry) -> Request:

@@ -109,18 +109,18 @@ def _allow(made: Allowed | None, wanted: Allowed) -> None:
 
 
 def _change(made: Allowed, wanted: Allowed) -> bool:
-    """Change the elements of the sets; False if somebody has removed some, or the table."""
-    lines = []
+    """Change the elements of the sets; False if somebody has removed some that were to go, or the table."""
+    lines = [f"list chain {_TABLE} vxlan"]
     for name, old, new in (
         (_HEARTBEATS, made.heartbeats, wanted.heartbeats),
         (_DATA, made.data, wanted.data),
     ):
         if old - new:
             lines.append(f"delete element {_TABLE} {name} {_braced(old - new)}")
-        if new - old:
-            lines.append(f"add element {_TABLE} {name} {_braced(new - old)}")
-    # With nothing to change, listing tells whether all is still there.
-    done = _nft("\n".join(lines or [f"list chain {_TABLE} vxlan"]) + "\n")
+        if new:
+            # All of them: those that are there are no error, and those that somebody removed come back.
+            lines.append(f"add element {_TABLE} {name} {_braced(new)}")
+    done = _nft("\n".join(lines) + "\n")
     if done.returncode != 0 and not _is_missing(done):
         raise problems.nft_refused(_complaint(done))
     return done.returncode == 0

@@ -147,6 +147,10 @@ class LinuxHost:
         """Take VXLAN packets from these addresses only; see `doors.Host`."""
         await self._firewall.allow(Allowed(port, heartbeats, data))
 
+    async def device_bytes(self, device: str) -> tuple[int, int]:
+        """Bytes that a device has received and sent; see `doors.Host`."""
+        return await self._netlink.run(_device_bytes, device)
+
     async def vxlan_allowed(self) -> frozenset[IPv4Address]:
         """The addresses whose data an earlier daemon let in; see `doors.Host`."""
         return await self._firewall.allowed()
@@ -167,6 +171,11 @@ class LinuxHost:
 
 def _namespace_of_thread(_: Netlink) -> NamespaceIdentity:
     return current_namespace()
+
+
+def _device_bytes(netlink: Netlink, name: str) -> tuple[int, int]:
+    requests.check_name(name)
+    return netlink.traffic(name)
 
 
 def _remove_device(netlink: Netlink, name: str) -> bool:

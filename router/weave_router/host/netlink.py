@@ -111,6 +111,13 @@ class Netlink:
             return _link(self._ipr.link("get", ifname=name)[0])
         return None
 
+    def traffic(self, name: str) -> tuple[int, int]:
+        """Bytes that a device has received and sent. Raises `HostError` if there is none."""
+        with explained(f"read the counters of {name}"), _ABSENT_IS_FINE:
+            statistics = self._ipr.link("get", ifname=name)[0].get_attr("IFLA_STATS64")
+            return int(statistics["rx_bytes"]), int(statistics["tx_bytes"])
+        raise problems.no_device(name)
+
     def links(self) -> list[Link]:
         """All devices."""
         with explained("list the network devices"):
@@ -148,7 +155,7 @@ class Netlink:
         return None
 
     def add_vxlan(self, settings: VxlanSettings) -> Link:
-        """Create a VXLAN device, down, that learns nothing, ages nothing and sets DF (where the kernel can)."""
+        """Create a VXLAN device, down, that learns nothing and sets DF (where the kernel can)."""
         options: dict[str, object] = {} if settings.local is None else {"vxlan_local": str(settings.local)}
         known = {
             errno.EOPNOTSUPP: problems.no_vxlan_support(),
@@ -163,7 +170,6 @@ class Netlink:
                 vxlan_id=settings.vni,
                 vxlan_port=settings.port,
                 vxlan_learning=0,
-                vxlan_ageing=0,
                 vxlan_udp_csum=0,
                 vxlan_df=_VXLAN_DF_SET,
                 **options,

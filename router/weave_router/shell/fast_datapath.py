@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ from weave_router.wire.peer_name import PeerName, format_peer_name
 
 if TYPE_CHECKING:
     import random as random_module
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Sequence, Set
 
     from weave_router.control.mesh import Mesh, MeshConnection
     from weave_router.dataplane.data_plane import DataPlane
@@ -134,8 +135,19 @@ class FastDatapath:
 
     async def begin(self) -> None:
         """Make or adopt the device, and shut it for strangers. Raises `HostError` where VXLAN cannot be used here."""
-        settings = self._settings
         left = await self._host.vxlan_allowed()
+        try:
+            await self._allow(left, left)
+            await self._adopt(left)
+        except HostError:
+            with suppress(HostError):
+                await self._host.close_vxlan(self._settings.device)  # nothing is left open to strangers
+            raise
+        if self._kept:
+            log.info("Taking over the VXLAN paths to %d peers", len(self._kept))
+
+    async def _adopt(self, left: frozenset[IPv4Address]) -> None:
+        settings = self._settings
         found = await self._host.open_vxlan(settings)
         now = trio.current_time()
         flooded = {entry.remote for entry in found if entry.mac == FLOOD}
@@ -157,8 +169,6 @@ class FastDatapath:
         await self._allow(frozenset(by_remote), frozenset(by_remote))
         await self._clear(stale)
         self._heartbeats = self._host.open_heartbeats(settings.device, settings.bridge)
-        if self._kept:
-            log.info("Taking over the VXLAN paths to %d peers", len(self._kept))
 
     async def _clear(self, entries: list[VxlanEntry]) -> None:
         if entries:
@@ -284,6 +294,8 @@ class FastDatapath:
                 case SendBeat(token):
                     self._beat(peer, token)
                 case SetMode(accept, send):
+                    if accept == send:
+                        self.counters["vxlan_switches"] += 1
                     if accept and send:
                         log.info("%s: the kernel carries the frames (VXLAN)", format_peer_name(peer))
                     elif not accept:
@@ -351,19 +363,25 @@ class FastDatapath:
         while True:
             try:
                 async with self._host.watch_local_addresses(self._settings.bridge, leave_out) as changes:
+                    first = True
                     async for added, removed in changes:
-                        for mac in removed:
-                            self._local.pop(mac, None)
-                        self._local.update(dict.fromkeys(sorted(added)))
-                        self._dirty_macs.update(dict.fromkeys((*sorted(removed), *sorted(added))))
-                        self._changed.set()
-                        for path in self._paths.values():
-                            self._tell(path, MacsOperation.REMOVED, sorted(removed))
-                            self._tell(path, MacsOperation.ADDED, sorted(added))
+                        # The first are all that there are; some may have gone while nobody watched.
+                        self._local_changed(added, self._local.keys() - added if first else removed)
+                        first = False
             except HostError as error:
-                log.warning("The addresses of containers cannot be watched: %s; trying again", error)
-            self._local.clear()
+                self._complain("watch", "The addresses of containers cannot be watched", error)
             await trio.sleep(RETRY_S)
+
+    def _local_changed(self, added: Set[bytes], removed: Set[bytes]) -> None:
+        gone, new = sorted(removed), sorted(added - self._local.keys())
+        for mac in gone:
+            self._local.pop(mac, None)
+        self._local.update(dict.fromkeys(new))
+        self._dirty_macs.update(dict.fromkeys((*gone, *new)))
+        self._changed.set()
+        for path in self._paths.values():
+            self._tell(path, MacsOperation.REMOVED, gone)
+            self._tell(path, MacsOperation.ADDED, new)
 
     @staticmethod
     def _tell(path: _Path, operation: MacsOperation, macs: Iterable[bytes]) -> None:
@@ -377,7 +395,8 @@ class FastDatapath:
         for mac in changed:
             self._dirty_macs[mac] = None
             owner = self._addresses.owner(mac)
-            if owner is not None and mac not in self._local and self._data_plane is not None:
+            ours = mac in self._local or mac == _station(self._mesh.ourselves)
+            if owner is not None and not ours and self._data_plane is not None:
                 self._data_plane.forwarder.macs.learn_remote(mac, owner, now)
         if told.operation is MacsOperation.ALL and peer in self._programmed:  # some may be left from before a restart
             self._dirty_macs.update(self._programmed[peer].macs)
@@ -398,38 +417,62 @@ class FastDatapath:
         return None if kept is None else _Programmed(kept.remote, send=True, accept=True)
 
     async def _program(self) -> None:
+        next_look = trio.current_time() + LOOK_S
         while True:
-            with trio.move_on_after(LOOK_S):
+            with trio.move_on_at(next_look):
                 await self._changed.wait()
             try:
-                if not self._changed.is_set() and self._allowed is not None:  # somebody may have flushed the rules
-                    await self._host.allow_vxlan(self._settings.port, *self._allowed)
-                    continue
+                if trio.current_time() >= next_look:
+                    next_look = trio.current_time() + LOOK_S
+                    await self._look()
                 self._changed = trio.Event()
                 await self._reconcile()
             except HostError as error:
-                log.warning("The kernel's VXLAN cannot be programmed: %s; trying again", error)
-                await trio.sleep(RETRY_S)
+                self._complain("program", "The kernel's VXLAN cannot be programmed", error)
+                self._withdraw()
+                await self._recover()
+
+    async def _look(self) -> None:
+        """Somebody may have flushed the rules; and how much has the kernel carried?"""
+        if self._allowed is not None:
+            await self._host.allow_vxlan(self._settings.port, *self._allowed)
+        received, sent = await self._host.device_bytes(self._settings.device)
+        self.counters["vxlan_bytes_received"], self.counters["vxlan_bytes_sent"] = received, sent
+
+    async def _recover(self) -> None:
+        while True:
+            await trio.sleep(RETRY_S)
+            try:
                 await self._start_over()
+            except HostError as error:
+                self._complain("start over", "The kernel's VXLAN cannot be set up again", error)
+            else:
+                return
+
+    def _withdraw(self) -> None:
+        """Have sleeve carry everything at once, and the neighbours, too."""
+        for path in self._paths.values():
+            self._perform(path, path.link.abandon(trio.current_time()))
+        self._programmed.clear()
+        self._publish()
+
+    def _complain(self, key: str, what: str, error: HostError) -> None:
+        if self._log_limit.allows(key, trio.current_time()):
+            log.warning("%s: %s; trying again", what, error)
 
     async def _start_over(self) -> None:
         """Whatever the host has by now is not what we think: take all away, and let it be made again."""
         settings = self._settings
-        try:
-            found = await self._host.open_vxlan(settings)
-            await self._clear(list(found))
-            self._allowed = None
-            await self._allow(frozenset(), frozenset())
-            heartbeats = self._host.open_heartbeats(settings.device, settings.bridge)
-        except HostError as error:
-            log.warning("The kernel's VXLAN cannot be set up again: %s", error)
-        else:
-            before, self._heartbeats = self._heartbeats, heartbeats
-            before.close()
-        self._programmed.clear()
+        self._allowed = None
+        await self._allow(frozenset(), frozenset())
+        await self._clear(list(await self._host.open_vxlan(settings)))
+        before, self._heartbeats = (
+            self._heartbeats,
+            self._host.open_heartbeats(settings.device, settings.bridge),
+        )
+        before.close()
         self._stations.clear()
         self._placed.clear()
-        self._publish()
         self._dirty.update(dict.fromkeys((*self._paths, *self._kept)))
         self._changed.set()
 
@@ -462,7 +505,8 @@ class FastDatapath:
                 behind_tap += self._learned_at(peer)
             if wanted is None:
                 self._programmed.pop(peer, None)
-                self._stations.pop(_station(peer), None)
+                if self._stations.get(_station(peer)) == peer:
+                    del self._stations[_station(peer)]
                 self._dirty_macs.update(dict.fromkeys(self._addresses.forget(peer)))
             elif before is None:
                 self._programmed[peer] = wanted

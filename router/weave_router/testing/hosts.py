@@ -343,6 +343,14 @@ class RecordingHost:
         requests.check_port(port)
         self.allowed = Allowed(port, heartbeats, data)
 
+    async def device_bytes(self, device: str) -> tuple[int, int]:
+        """Bytes that a device has received and sent: none here; see `doors.Host`."""
+        await self._record("device_bytes", device)
+        requests.check_name(device)
+        if device not in self.devices:
+            raise problems.no_device(device)
+        return 0, 0
+
     async def vxlan_allowed(self) -> frozenset[IPv4Address]:
         """The addresses whose data is let in; see `doors.Host`."""
         await self._record("vxlan_allowed")

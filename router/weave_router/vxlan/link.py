@@ -157,6 +157,10 @@ class VxlanLink:
         reason = next((text for is_so, text in missing if is_so), "")
         return f"VXLAN: {reason}" if reason else "VXLAN is being tried"
 
+    def abandon(self, now: float) -> list[Action]:
+        """The kernel fails us."""
+        return self._leave(now)
+
     def farewell(self, now: float) -> list[Action]:
         """The neighbour stops for good."""
         return self._leave(now, tell=False)
