@@ -16,7 +16,7 @@ help:
 	@echo "make test    all tests (root; without root those that need none, and a non-zero exit)"
 	@echo "make bench   side by side with other overlays and name servers, 25 minutes (root; BENCH=--quick for a look,"
 	@echo "             BENCH=--help for options; NAMES has those of the name servers)"
-	@echo "make simulate  clusters in turmoil allocate addresses (SEEDS=20 of them, with up to PEERS=30, from seed FIRST=1 on)"
+	@echo "make simulate  clusters in turmoil allocate addresses and share names (SEEDS=20 of them, with up to PEERS=30, from seed FIRST=1 on)"
 	@echo "make check   formatting, lint, types, import direction"
 	@echo "make launch  start the router on this host (root)"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
@@ -44,6 +44,7 @@ bench: $(VENV)/installed
 
 simulate: $(VENV)/installed
 	@$(BIN)/python tests/simulation/simulate_ipam.py --seeds $(SEEDS) --peers $(PEERS) --first $(FIRST)
+	@$(BIN)/python tests/simulation/simulate_names.py --seeds $(SEEDS) --peers $(PEERS) --first $(FIRST)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check --diff $(SOURCES)

@@ -197,8 +197,8 @@ class Host(Protocol):
         """Create the VXLAN device, or adopt what an earlier daemon left; returns the entries that it has.
 
         A VXLAN device of that name with other settings is replaced; a device of another kind is an error that says to
-        run `weave reset`. The device learns nothing, its packets have DF set and no UDP checksum, and it is an
-        isolated port of the bridge that neither learns nor sends back; it is up on return. Learned addresses that
+        run `weave reset`. The device learns nothing, its packets have DF set (where the kernel can, Linux 4.21),
+        and it is an isolated port of the bridge that neither learns nor sends back; it is up on return. Learned addresses that
         only the bridge's table has (the earlier daemon died half way) are removed from there. Errors: the bridge is
         missing, the kernel lacks VXLAN, the UDP port or the VNI is in use.
         """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.system_kernel import KernelVxlan, NoOverlay
 from bench.system_tinc import Tinc
-from bench.system_weave import EncryptedSleeve, RelayedSleeve, Sleeve
+from bench.system_weave import EncryptedSleeve, FastDatapath, RelayedSleeve, Sleeve
 from bench.system_weave_net_28 import EncryptedWeaveNet28Sleeve, WeaveNet28Sleeve
 from bench.system_wireguard import WireguardGo
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SYSTEMS: tuple[System, ...] = (
     NoOverlay(),
     KernelVxlan(),
+    FastDatapath(),
     Sleeve(),
     EncryptedSleeve(),
     RelayedSleeve(),

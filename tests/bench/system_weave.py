@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.system import CONTAINER_ADDRESSES, CONTAINER_MTU_BYTES, UNDERLAY_ADDRESSES, Bed, System, pair
 from bench.traffic import End
 from bench.underlays import Wire
 from lab.network import Host, Lab, wait_until
+from lab.overlays import wait_for_overlay
 from lab.reports import established, link_counts
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class Sleeve(System):
 
     name = "sleeve"
     title = "weave sleeve"
+    fast_datapath: ClassVar[bool] = False
+    """Whether the kernel may carry packets; otherwise routers get --no-fastdp."""
 
     def options(self, lab: Lab) -> Sequence[str]:
         """Further options of `weave launch`."""
@@ -31,9 +34,19 @@ class Sleeve(System):
         """Launch a router on both hosts."""
         left, right, wire = pair(lab, self.name)
         options = self.options(lab)
-        launch(left, "::1", *options)
-        launch(right, "::2", *options, UNDERLAY_ADDRESSES[0])
-        return attached_bed((left, right), (wire,))
+        launch(left, "::1", *options, fast_datapath=self.fast_datapath)
+        launch(right, "::2", *options, UNDERLAY_ADDRESSES[0], fast_datapath=self.fast_datapath)
+        bed = attached_bed((left, right), (wire,))
+        wait_for_overlay("vxlan" if self.fast_datapath else "sleeve", (left, right))
+        return bed
+
+
+class FastDatapath(Sleeve):
+    """Two hosts whose kernels carry the packets by VXLAN, not encrypted."""
+
+    name = "fastdp"
+    title = "weave fast datapath"
+    fast_datapath = True
 
 
 class EncryptedSleeve(Sleeve):
@@ -71,9 +84,11 @@ class RelayedSleeve(System):
         return attached_bed((left, right), wires)
 
 
-def launch(host: Host, name: str, *arguments: str) -> None:
+def launch(host: Host, name: str, *arguments: str, fast_datapath: bool = False) -> None:
     """Start a router with the containers' MTU."""
-    host.weave("launch", "--name", name, "--mtu", str(CONTAINER_MTU_BYTES), *arguments)
+    host.fast_datapath = fast_datapath
+    overlay = () if fast_datapath else ("--no-fastdp",)
+    host.weave("launch", "--name", name, "--mtu", str(CONTAINER_MTU_BYTES), *overlay, *arguments)
 
 
 def attached_bed(hosts: tuple[Host, Host], wires: tuple[Wire, ...]) -> Bed:

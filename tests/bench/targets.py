@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.figures import Key, Spread
 from bench.probes import LOSSLESS, LOSSY, ROUND_TRIP, TCP_1, UDP_64, UDP_1200, Column
 from bench.system_kernel import KernelVxlan
-from bench.system_weave import EncryptedSleeve, RelayedSleeve, Sleeve
+from bench.system_weave import EncryptedSleeve, FastDatapath, RelayedSleeve, Sleeve
 from bench.system_weave_net_28 import EncryptedWeaveNet28Sleeve, WeaveNet28Sleeve
 from bench.system_wireguard import WireguardGo
 from bench.underlays import LOSS, VETH, Underlay
@@ -79,6 +79,7 @@ def _versus(
 
 
 TARGETS = (
+    _versus(FastDatapath, KernelVxlan, TCP_1, 0.95, "TCP"),
     _versus(Sleeve, WeaveNet28Sleeve, TCP_1, 9, "TCP"),
     _versus(EncryptedSleeve, EncryptedWeaveNet28Sleeve, TCP_1, 7, "TCP"),
     _versus(Sleeve, KernelVxlan, TCP_1, 0.28, "TCP"),

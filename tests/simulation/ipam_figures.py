@@ -31,9 +31,9 @@ from rich.table import Table
 
 from simulation.ipam_host import IpamHost
 from simulation.ipam_ledger import Ledger
+from simulation.received_messages import watched_messages
 from weave_ipam.messages import CHANNEL
 from weave_ipam.settings import parse_settings
-from weave_router.control.mesh import Mesh
 from weave_router.testing.simulated_cluster import address, peer_name, run_cluster, wait_until
 from weave_router.testing.simulated_links import LinkConditions
 from weave_router.wire.envelope import Tag
@@ -41,7 +41,7 @@ from weave_router.wire.envelope import Tag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from weave_router.control.mesh import MeshConnection
+    from weave_router.control.mesh import Mesh
     from weave_router.testing.simulated_cluster import SimulatedCluster
 
 MOST_NEIGHBOURS = 8
@@ -97,19 +97,15 @@ class Figures:
 @contextmanager
 def counted() -> Iterator[Traffic]:
     """Count what all routers receive."""
-    traffic, receive = Traffic(), Mesh.receive
+    traffic = Traffic()
 
-    def counting(mesh: Mesh, connection: MeshConnection, message: bytes, now: float) -> Iterator[None]:
+    def count(_: Mesh, message: bytes) -> None:
         if message and message[0] in _TAGS and _MARK in message[:32]:
             traffic.messages += 1
             traffic.bytes += len(message)
-        return receive(mesh, connection, message, now)
 
-    Mesh.receive = counting  # type: ignore[method-assign, assignment]  # a function in place of a method
-    try:
+    with watched_messages(count):
         yield traffic
-    finally:
-        Mesh.receive = receive  # type: ignore[method-assign]
 
 
 def partial_mesh(peers: int, chance: random.Random) -> dict[int, list[int]]:

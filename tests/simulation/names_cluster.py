@@ -9,9 +9,9 @@ from simulation.host_cluster import HostCluster, run_host_cluster
 from simulation.names_host import NamesHost
 from simulation.names_invariants import NameInvariants, differences
 from simulation.names_ledger import NameLedger
+from simulation.received_messages import watched_messages
 from weave_dns.messages import CHANNEL6, FAMILIES, Header, decode_message
 from weave_dns.names import absolute
-from weave_router.control.mesh import Mesh
 from weave_router.testing.simulated_cluster import address, wait_until
 from weave_router.wire.envelope import Tag, decode_envelope
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import trio
 
     from weave_dns.entries import Entry
-    from weave_router.control.mesh import MeshConnection
+    from weave_router.control.mesh import Mesh
     from weave_router.testing.simulated_cluster import SimulatedCluster, SimulatedNode
     from weave_router.testing.simulated_links import LinkConditions
     from weave_router.wire.peer_name import PeerName
@@ -96,20 +96,15 @@ class NamesMessage(NamedTuple):
 def messages_noted() -> Iterator[list[NamesMessage]]:
     """All messages with names that routers receive meanwhile."""
     noted: list[NamesMessage] = []
-    receive = Mesh.receive
     families = {family.channel: family for family in FAMILIES}
 
-    def noting(mesh: Mesh, connection: MeshConnection, message: bytes, now: float) -> Iterator[None]:
+    def note(mesh: Mesh, message: bytes) -> None:
         if message and message[0] in (Tag.GOSSIP, Tag.BROADCAST):
             envelope = decode_envelope(message)
             if family := families.get(envelope.channel):
                 parts = decode_message(family, envelope.payload)
                 entries = [entry for part in parts if not isinstance(part, Header) for entry in part]
                 noted.append(NamesMessage(mesh.ourselves, len(message), entries))
-        return receive(mesh, connection, message, now)
 
-    Mesh.receive = noting  # type: ignore[method-assign, assignment]  # a function in place of a method
-    try:
+    with watched_messages(note):
         yield noted
-    finally:
-        Mesh.receive = receive  # type: ignore[method-assign]

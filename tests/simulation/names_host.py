@@ -12,6 +12,8 @@ from weave_dns.service import Names
 from weave_dns.settings import DnsSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
     import trio
 
     from simulation.names_ledger import NameLedger
@@ -19,8 +21,13 @@ if TYPE_CHECKING:
     from weave_router.shell.router import Router
     from weave_router.testing.simulated_cluster import SimulatedNode
 
-ATTACHED = "a"
-"""Containers whose identifier begins so are attachments of the host."""
+BONDS = {"a": Bond.CONTAINER, "b": Bond.ADDRESS}
+"""With what the names of a container go, by the first letter of its identifier; those of others with nothing."""
+
+
+def bond_of(container: str) -> Bond:
+    """With what the names of a container go."""
+    return BONDS.get(container[:1], Bond.NOTHING)
 
 
 class NamesHost(LivingHost):
@@ -79,8 +86,7 @@ class NamesHost(LivingHost):
         """Give a container's address a name."""
         identity = Identity(absolute(hostname).lower(), self.node.name, container, address)
         call = self._ledger.asked(self.number, [identity], alive=True)
-        bond = Bond.CONTAINER if container.startswith(ATTACHED) else Bond.NOTHING
-        entry = await self.names.add(container, address, hostname, bond=bond)
+        entry = await self.names.add(container, address, hostname, bond=bond_of(container))
         self._ledger.answered(self.number, call)
         return entry
 
@@ -101,9 +107,14 @@ class NamesHost(LivingHost):
         self._ledger.answered(self.number, call)
         return gone
 
-    async def keep_attached(self, containers: set[str]) -> None:
-        """Delete the names of attachments other than those of these containers."""
-        ended = [i for i in self.own() if i.container.startswith(ATTACHED) and i.container not in containers]
+    async def keep_attached(self, present: Mapping[str, Container[Address]]) -> None:
+        """Delete the names that go with other containers than these, or with other addresses of theirs."""
+        ended = []
+        for name in self.own():
+            bond, addresses = bond_of(name.container), present.get(name.container)
+            gone = addresses is None or (bond is Bond.ADDRESS and name.address not in addresses)
+            if bond and gone:
+                ended.append(name)
         call = self._ledger.asked(self.number, in_order(ended), alive=False)
-        await self.names.keep_attached(dict.fromkeys(sorted(containers), ()))
+        await self.names.keep_attached(present)
         self._ledger.answered(self.number, call)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from simulation.invariant import InvariantBroken
-from simulation.names_host import ATTACHED, NamesHost
+from simulation.names_host import BONDS, NamesHost
 from simulation.names_invariants import NameInvariants, differences, remains
 from simulation.names_ledger import NameLedger
 from simulation.names_plan import Plan, draw_plan
@@ -146,7 +146,7 @@ class NamesTurmoil(Turmoil[Plan, NamesHost]):
         if running and self._chance.random() < 0.3:
             return self._chance.choice(running)
         self._containers += 1
-        return f"{self._chance.choice((ATTACHED, 'c'))}{self._containers}"
+        return f"{self._chance.choice((*BONDS, 'c'))}{self._containers}"
 
     def _address(self) -> Address:
         number = self._chance.randrange(_ADDRESSES)
@@ -275,11 +275,16 @@ class NamesTurmoil(Turmoil[Plan, NamesHost]):
                 self._add_like(host, name)
 
     async def _tidy(self, host: NamesHost) -> None:
-        """After a crash some attachments are not there any more."""
+        """After a crash some containers are not there any more, and some have other addresses."""
         if self._chance.random() < 0.5:
-            attached = {i.container for i in self.ledger.possibly_alive(host.number)}
-            kept = {container for container in sorted(attached) if self._chance.random() < 0.7}
-            self._note("keep", host.number, *sorted(kept))
+            kept: dict[str, list[Address]] = {}
+            for container in sorted({name.container for name in self.ledger.possibly_alive(host.number)}):
+                if self._chance.random() < 0.8:
+                    kept[container] = []
+            for name in self.ledger.possibly_alive(host.number):
+                if name.container in kept and self._chance.random() < 0.8:
+                    kept[name.container].append(name.address)
+            self._note("keep", host.number, *kept)
             with host.until_crash():
                 await host.keep_attached(kept)
 

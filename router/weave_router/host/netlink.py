@@ -170,7 +170,6 @@ class Netlink:
                 vxlan_id=settings.vni,
                 vxlan_port=settings.port,
                 vxlan_learning=0,
-                vxlan_udp_csum=0,
                 vxlan_df=_VXLAN_DF_SET,
                 **options,
             )

@@ -1,6 +1,6 @@
 """Queries that were damaged in every way, by the million: the name server survives them, at a steady price.
 
-    .venv/bin/python tests/dns/fuzz_queries.py --count 1000000 --seed 1
+    .venv/bin/python tests/name_server/fuzz_queries.py --count 1000000 --seed 1
 
 Checked of each: no exception but `BadQuery` of the parser, an answer of the right kind and size with the query's ID, no
 answer to responses and noise. Of some: that dnspython reads the answer. In the end: that memory did not grow since the
