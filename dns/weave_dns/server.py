@@ -25,11 +25,12 @@ import dns.name
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.rrset
 import trio
 
 from weave_dns.cache import Question
 from weave_dns.errors import Unresolved
-from weave_dns.queries import CD, RD, Query
+from weave_dns.queries import CD, RD, TC, Query
 from weave_dns.rate_limit import RateLimit
 from weave_dns.responder import MAX_DATAGRAM, MAX_MESSAGE, REFUSED, SERVFAIL, datagram_limit, refusal
 from weave_dns.settings import PORT, ListenAddress
@@ -37,7 +38,7 @@ from weave_router.errors import HostError
 from weave_router.log_limit import LogLimit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager
     from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
@@ -452,6 +453,41 @@ def _encode(message: dns.message.Message, query: Query, limit: int) -> bytes:
         message.use_edns(0, dns.flags.DO if query.dnssec_ok else 0, MAX_DATAGRAM)
     message.set_rcode(rcode)
     try:
-        return message.to_wire(max_size=limit, prefer_truncation=True)
+        wire = message.to_wire(max_size=limit, prefer_truncation=True)
+        if wire[2] & TC >> 8 and not message.flags & TC and message.answer:
+            return _cut(message, limit)
+        return wire
     except (dns.exception.DNSException, ValueError) as error:
         raise Unresolved(f"the answer about {message.question[0].name} cannot be passed on: {error}") from error
+
+
+def _cut(message: dns.message.Message, limit: int) -> bytes:
+    """As many records of the answer as fit: a client that asks again by TCP gets all, one that cannot has some."""
+    sets = message.answer
+    message.authority, message.additional = [], []
+    message.flags |= TC
+    fitting, too_many = 0, sum(map(len, sets)) + 1
+    wire = b""
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        message.answer = list(_first(sets, middle))
+        try:
+            wire = message.to_wire(max_size=limit)
+            fitting = middle
+        except dns.exception.TooBig:
+            too_many = middle
+    if not fitting:
+        message.answer = []
+        wire = message.to_wire(max_size=limit)
+    return wire
+
+
+def _first(sets: Iterable[dns.rrset.RRset], count: int) -> Iterator[dns.rrset.RRset]:
+    for records in sets:
+        if count <= 0:
+            return
+        part = records
+        if len(records) > count:
+            part = dns.rrset.from_rdata_list(records.name, records.ttl, list(records)[:count])
+        count -= len(part)
+        yield part

@@ -138,7 +138,11 @@ class Host:
         return self.hear_message(message, channel=channel, source=source)
 
     def hear_message(self, message: bytes, *, channel: str = CHANNEL, source: PeerName = PEER) -> list[Entry]:
-        told = [data for data in self.mesh.channels[channel].on_gossip(source, message, 0.0) if data is not None]
+        told = [
+            data
+            for data in self.mesh.channels[channel].on_gossip(source, message, trio.current_time())
+            if data is not None
+        ]
         return [entry for data in told for entry in entries_in(channel, data)]
 
     def complete_state(self, channel: str = CHANNEL) -> list[bytes] | None:
