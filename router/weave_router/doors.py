@@ -197,10 +197,10 @@ class Host(Protocol):
         """Create the VXLAN device, or adopt what an earlier daemon left; returns the entries that it has.
 
         A VXLAN device of that name with other settings is replaced; a device of another kind is an error that says to
-        run `weave reset`. The device learns nothing, its packets have DF set (where the kernel can, Linux 4.21),
-        and it is an isolated port of the bridge that neither learns nor sends back; it is up on return. Learned addresses that
-        only the bridge's table has (the earlier daemon died half way) are removed from there. Errors: the bridge is
-        missing, the kernel lacks VXLAN, the UDP port or the VNI is in use.
+        run `weave reset`. The device learns nothing, its packets have DF set (where the kernel can, Linux 5.0), and
+        it is an isolated port of the bridge that neither learns nor sends back; it is up on return. Learned addresses
+        that only the bridge's table has (the earlier daemon died half way) are removed from there. Errors: the bridge
+        is missing, the kernel lacks VXLAN, the UDP port or the VNI is in use.
         """
 
     async def program_vxlan(
@@ -219,8 +219,8 @@ class Host(Protocol):
         `add`: a zero MAC gets one more destination, any other MAC has only this one from now on. `remove` touches
         exactly that pair of MAC and remote. `unlearn` removes these MACs from the bridge's table where they point at
         the VXLAN port, and where they point at the port `tap`, if that is given; elsewhere they stay. `learn` makes
-        them point at the VXLAN port wherever they pointed before; such an entry does not age, and a frame from
-        another port with that source moves it there. What is there or gone already is no error; a real one is raised
+        them point at the VXLAN port wherever they pointed before; such an entry does not age, nor does a frame
+        from another port with that source move it there (before Linux 4.20 it does). What is there or gone already is no error; a real one is raised
         in the end, when everything else is done. The bridge's own MAC is never learned. One netlink message is
         sent per entry (two per `unlearn` with `tap`).
         """

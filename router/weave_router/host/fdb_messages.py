@@ -31,7 +31,10 @@ _REQUEST, _ACK, _REPLACE, _CREATE, _APPEND = 0x1, 0x4, 0x100, 0x400, 0x800
 _DUMP = 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _AF_BRIDGE = 7
-_REACHABLE = 0x02
+_STATIC = 0x40
+"""NUD_NOARP."""
+_STICKY = 0x40
+"""NTF_STICKY: a frame from another port does not move the entry there (since Linux 4.20)."""
 _SELF, _MASTER = 0x02, 0x04
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _IFLA_MASTER = 10
@@ -72,9 +75,9 @@ def remove_entry(device: int, entry: VxlanEntry) -> Request:
 
 
 def learn(port: int, mac: bytes) -> Request:
-    """Let the bridge find a MAC at this port of its, wherever it was before."""
+    """Let the bridge find a MAC at this port of its, wherever it was before, whatever a container claims to be."""
     flags = _REQUEST | _CREATE | _REPLACE
-    return Request(RTM_NEWNEIGH, flags, _body(port, _REACHABLE, _MASTER | EXT_LEARNED, mac))
+    return Request(RTM_NEWNEIGH, flags, _body(port, _STATIC, _MASTER | _STICKY, mac))
 
 
 def unlearn(port: int, mac: bytes) -> Request:

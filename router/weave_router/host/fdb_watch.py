@@ -37,9 +37,9 @@ MIN_READING_INTERVAL_S = 1.0
 _NEIGHBOURS = 0x4
 """RTMGRP_NEIGH."""
 _NOTICE_BYTES = 8192
-_PIECE_BYTES = 16384
-"""Read at once of the table: some 200 entries, 1 ms of work."""
-_NOTICES_AT_ONCE = 200
+_PIECE_BYTES = 8192
+"""Read at once of the table: some 100 entries, less than 1 ms of work."""
+_NOTICES_AT_ONCE = 100
 _BUFFER_BYTES = 1 << 20
 """Room for some thousand notices: the router itself changes entries by the hundred."""
 _SO_RCVBUFFORCE = 33

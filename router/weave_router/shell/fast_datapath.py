@@ -27,7 +27,7 @@ from weave_router.doors import VxlanEntry
 from weave_router.errors import HostError, ProtocolError
 from weave_router.log_limit import LogLimit
 from weave_router.vxlan.addresses import Addresses
-from weave_router.vxlan.link import SendBeat, SendControl, SetMode, VxlanLink
+from weave_router.vxlan.link import BEAT_S, SendBeat, SendControl, SetMode, VxlanLink
 from weave_router.vxlan.messages import (
     TOKEN_BYTES,
     MacsOperation,
@@ -59,8 +59,9 @@ _GROUP_BIT = 1 << 40
 """A peer's name may have it, its bridge's MAC address cannot."""
 ADOPTED_S = 20.0
 """What a restarted router has found is kept for so long."""
-ELSEWHERE_S = 2.5
-"""A peer that can be reached by way of others, so long after its connection has ended, is not being restarted."""
+ELSEWHERE_S = 1.5
+"""A peer that can be reached by way of others, so long after its connection has ended, is not being restarted: by then
+they would have told that they have lost it, too."""
 RETRY_S = 5.0
 LOOK_S = 10.0
 """How often it is made sure that the firewall's rules are there."""
@@ -135,8 +136,8 @@ class FastDatapath:
 
     async def begin(self) -> None:
         """Make or adopt the device, and shut it for strangers. Raises `HostError` where VXLAN cannot be used here."""
-        left = await self._host.vxlan_allowed()
         try:
+            left = await self._host.vxlan_allowed()
             await self._allow(left, left)
             await self._adopt(left)
         except HostError:
@@ -264,6 +265,15 @@ class FastDatapath:
         for path in self._paths.values():
             path.connection.send_overlay(VXLAN, Number.BYE, b"")
 
+    def part(self, connection: MeshConnection) -> bool:
+        """A connection is about to be ended for good: sleeve is to serve that peer. Whether the peer must be told."""
+        path = self._paths.get(connection.peer)
+        if path is None or path.connection is not connection or not path.link.in_use:
+            return False
+        self._perform(path, path.link.farewell(trio.current_time()))
+        connection.send_overlay(VXLAN, Number.BYE, b"")
+        return True
+
     def link_of(self, peer: PeerName) -> VxlanLink | None:
         """The path to a neighbour, for status."""
         path = self._paths.get(peer)
@@ -341,8 +351,11 @@ class FastDatapath:
                     del self._kept[peer]
                     self._touch(peer)
             times = [path.link.next_timer for path in self._paths.values()]
+            for kept in self._kept.values():
+                settled = kept.lost_at + ELSEWHERE_S
+                times.append(settled if settled > now else min(kept.until, now + BEAT_S))
             self._timers = trio.Event()
-            with trio.move_on_at(min([*times, now + 0.5]) if times or self._kept else float("inf")):
+            with trio.move_on_at(min(times, default=float("inf"))):
                 await self._timers.wait()
             await trio.lowlevel.checkpoint()
 

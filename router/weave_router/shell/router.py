@@ -384,11 +384,15 @@ class Router:
 
     async def forget(self, peers: Sequence[str]) -> None:
         """Do not connect to these peers any more, and close connections that were dialled to them."""
-        for text in peers:
-            peer = self._targets.remove_direct(text)
-            for mesh_connection, connection in self._connections.items():
-                if peer and mesh_connection.outbound and mesh_connection.address in peer.addresses:
-                    connection.close("forgotten by the operator")
+        addresses = [a for text in peers if (peer := self._targets.remove_direct(text)) for a in peer.addresses]
+        forgotten = [c for c in self._connections if c.outbound and c.address in addresses]
+        if self.fast_datapath is not None:
+            told = [self.fast_datapath.part(connection) for connection in forgotten]
+            if any(told):
+                await trio.sleep(_FAREWELL_SECONDS)
+        for mesh_connection in forgotten:
+            if mesh_connection in self._connections:
+                self._connections[mesh_connection].close("forgotten by the operator")
         self._examine_targets()
         await self._targets_changed()
 
