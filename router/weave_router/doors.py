@@ -176,7 +176,8 @@ class Host(Protocol):
         """Join a network namespace to the bridge; idempotent: what is there is kept, what is missing is added.
 
         Refuses the daemon's own namespace and paths that are no network namespace. Any failure removes what this
-        call created. Addresses are announced by gratuitous ARP or unsolicited neighbour advertisement.
+        call created. The bridge knows the interface's MAC from then on, at its port alone. Addresses are announced by
+        gratuitous ARP or unsolicited neighbour advertisement.
         """
 
     async def detach(
@@ -220,9 +221,9 @@ class Host(Protocol):
         exactly that pair of MAC and remote. `unlearn` removes these MACs from the bridge's table where they point at
         the VXLAN port, and where they point at the port `tap`, if that is given; elsewhere they stay. `learn` makes
         them point at the VXLAN port wherever they pointed before; such an entry does not age, nor does a frame
-        from another port with that source move it there (before Linux 4.20 it does). What is there or gone already is no error; a real one is raised
-        in the end, when everything else is done. The bridge's own MAC is never learned. One netlink message is
-        sent per entry (two per `unlearn` with `tap`).
+        from another port with that source move it there (before Linux 4.20 it does). What is there or gone already
+        is no error; a real one is raised in the end, when everything else is done. The bridge's own MAC is never
+        learned. One netlink message is sent per entry (two per `unlearn` with `tap`).
         """
 
     async def forget_behind(self, bridge: str, port_device: str, macs: Sequence[bytes]) -> None:

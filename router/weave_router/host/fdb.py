@@ -61,6 +61,14 @@ def program_vxlan(
     return len(changes)
 
 
+def pin(port: int, device: str, bridge: str, mac: str) -> None:
+    """Have the bridge find a container's address at its port, for as long as that is there.
+
+    So it needs no frame to be known, does not age, and no other container can claim it.
+    """
+    _apply([fdb_messages.learn(port, bytes.fromhex(mac.replace(":", "")))], device, bridge)
+
+
 def forget_behind(_: Netlink, bridge: str, port_device: str, macs: Sequence[bytes]) -> int:
     """`doors.Host.forget_behind`; returns how many messages were sent."""
     requests.check_programming(port_device, bridge, (), macs, None)

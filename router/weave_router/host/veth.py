@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weave_router.doors import VethInfo
-from weave_router.host import problems, requests, sysctl
+from weave_router.host import fdb, problems, requests, sysctl
 from weave_router.host.announce import announcement, close_packet_socket, open_packet_socket
 from weave_router.host.bridge import require_bridge
 from weave_router.host.namespace import NamespaceIdentity, NetworkNamespace
@@ -68,6 +68,7 @@ def attach(netlink: Netlink, request: VethRequest, own: NamespaceIdentity) -> Ve
         _make_port(netlink, host, bridge, request)
         inside = namespace.run(_set_up_inside, request, host.peer_index)
         undo.callback(close_packet_socket, inside.announcer)
+        fdb.pin(host.index, request.host_interface, request.bridge, inside.link.mac)
         if bridge.up:
             _wait_until_forwarding(netlink, host)
         _announce(inside, request)
