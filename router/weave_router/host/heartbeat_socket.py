@@ -21,6 +21,11 @@ MAX_FRAMES = 64
 _FRAME_BYTES = 65536 + 14
 
 
+_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER_BYTES = 1 << 20
+"""The heartbeats of several hundred neighbours that happen to come at once."""
+
+
 class PacketHeartbeats:
     """`doors.HeartbeatSocket` by AF_PACKET, in the calling thread's namespace; HostError if a device is missing."""
 
@@ -73,6 +78,7 @@ def _open(interface: str, protocol: int) -> socket.socket:
     with explained(f"open a socket for heartbeats at {interface}"), ExitStack() as undo:
         # With a protocol given here it would hear every interface until it is bound.
         opened = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0))
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
         opened.bind((interface, protocol))
         undo.pop_all()
     return opened
