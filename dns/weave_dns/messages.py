@@ -23,6 +23,8 @@ CHANNEL6 = "nameserver6"
 MAX_ENTRIES = 1 << 17
 """Of one message; we send fewer, but 2.8 sends all that it knows in one."""
 ENTRIES_PER_MESSAGE = 512
+BYTES_PER_MESSAGE = 60_000
+"""Of entries, unless there is one only."""
 ENTRIES_PER_STEP = 64
 """How many are read until the reader pauses: about a millisecond's work."""
 _VALUES_PER_ENTRY = 8
@@ -82,6 +84,20 @@ def _encode_entry(entry: Entry) -> bytes:
             "Tombstone": entry.tombstone,
         },
     )
+
+
+def batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Entries as they go into messages: so many that none is large; one empty batch where there are none."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        length = len(_encode_entry(entry))
+        if batch and (len(batch) >= ENTRIES_PER_MESSAGE or size + length > BYTES_PER_MESSAGE):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += length
+    yield batch
 
 
 def encode_message(family: Family, entries: Iterable[Entry], clock: int) -> bytes:

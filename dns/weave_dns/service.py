@@ -16,9 +16,9 @@ import trio
 from weave_dns import stored
 from weave_dns.entries import Bond
 from weave_dns.messages import (
-    ENTRIES_PER_MESSAGE,
     FAMILIES,
     Header,
+    batches,
     decode_message,
     encode_message,
     family_of,
@@ -184,8 +184,8 @@ class Names:
             entries = [entry for entry in entries if entry.identity not in volatile]
         if not entries and identities is not None:
             return
-        for start in range(0, max(len(entries), 1), ENTRIES_PER_MESSAGE):
-            yield encode_message(family, entries[start : start + ENTRIES_PER_MESSAGE], self._unix())
+        for batch in batches(entries):
+            yield encode_message(family, batch, self._unix())
 
     def receive(
         self, family: Family, neighbour: PeerName | None, payload: bytes, now: float

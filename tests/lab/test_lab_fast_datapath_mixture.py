@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lab.network import Host, Lab
     from lab.overlays import Way
 
-CHANGES_S = float(os.environ.get("WEAVE_CHANGES", "40"))
+CHANGES_S = float(os.environ.get("WEAVE_CHANGES", "20"))
 SEED = int(os.environ.get("WEAVE_SEED", "1"))
 SETTLED_S = 2.0
 """So long after the last change has settled each frame arrives exactly once again."""

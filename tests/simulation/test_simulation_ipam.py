@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from simulation.simulate_ipam import Run, command, simulate
+from simulation.simulate_ipam import SIMULATION
+
+if TYPE_CHECKING:
+    from simulation.seeds import Run
 
 PEERS = 9
 SEEDS = range(1, 13)
@@ -13,17 +18,17 @@ SEEDS = range(1, 13)
 @pytest.fixture(scope="module")
 def runs() -> dict[int, Run]:
     """All seeds, run on all processors."""
-    return {run.outcome.plan.seed: run for run in simulate(SEEDS, PEERS)}
+    return {run.outcome.plan.seed: run for run in SIMULATION.simulate(SEEDS, PEERS)}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_turmoil_breaks_no_invariant_and_ends_in_agreement(runs: dict[int, Run], seed: int) -> None:
     outcome = runs[seed].outcome
-    assert not outcome.error, f"{outcome.error}\nAgain, with all that happened: {command(seed, PEERS)}"
+    assert not outcome.error, f"{outcome.error}\nAgain, with all that happened: {SIMULATION.command(seed, PEERS)}"
 
 
 def test_a_seed_decides_everything(runs: dict[int, Run]) -> None:
     seed = min(runs, key=lambda seed: runs[seed].seconds)
-    (again,) = simulate([seed], PEERS)
+    (again,) = SIMULATION.simulate([seed], PEERS)
     assert again.outcome.trace == runs[seed].outcome.trace
     assert len(again.outcome.trace) > 50
