@@ -83,7 +83,7 @@ def host(tmp_path: Path) -> Iterator[RealHost]:
 def test_life_of_a_host(host: RealHost) -> None:
     assert host.weave("launch", "--nickname", "h1") == ""
     name = host.weave("report", "-f", ".Router.Name").strip()
-    assert host.devices() == {"weave", "weave-tap"}
+    assert host.devices() == {"weave", "weave-tap", "weave-vxlan"}
     assert host.mac("weave") == name
 
     first, second = host.containers
@@ -92,7 +92,7 @@ def test_life_of_a_host(host: RealHost) -> None:
     assert host.ping(first, "10.2.1.2")
 
     assert host.weave("stop") == ""
-    assert "weave-tap" not in host.devices()
+    assert not {"weave-tap", "weave-vxlan"} & host.devices()
     assert len(host.devices()) == 3
     assert host.ping(first, "10.2.1.2")  # a host's own containers need no daemon
 
@@ -100,7 +100,7 @@ def test_life_of_a_host(host: RealHost) -> None:
     assert host.weave("report", "-f", ".Router.Name").strip() == name
     assert host.weave("attach", "--netns", first, "10.2.1.3/24") == "10.2.1.3\n"
     assert host.weave("detach", "--netns", first) == "10.2.1.1 10.2.1.3\n"
-    assert len(host.devices()) == 3
+    assert len(host.devices()) == 4
 
     removed = host.weave("reset").splitlines()
     assert removed[0] == "stopped the daemon"
