@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
+from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
@@ -174,16 +175,16 @@ class World:
             return await client.ask(message)
 
 
-class Client:
+class Client(ABC):
     """Sends queries and receives answers."""
 
+    @abstractmethod
     async def send(self, *messages: dns.message.Message | bytes) -> None:
         """Send all of them without waiting."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def receive_bytes(self) -> bytes:
         """The next answer."""
-        raise NotImplementedError
 
     async def receive(self) -> dns.message.Message:
         return dns.message.from_wire(await self.receive_bytes())
