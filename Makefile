@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := weave router ipam dns tests
+SOURCES := weave router ipam dns cni docker tests
 BENCH ?=
 NAMES ?= $(filter --quick --help,$(BENCH))
 SEEDS ?= 20

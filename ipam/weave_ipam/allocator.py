@@ -327,6 +327,17 @@ class Allocator:
             return self._why_no_space(request)
         return "not served yet"
 
+    def unavailable(self, subnet: Network, now: float) -> str | None:
+        """Why an address of the subnet could not be had now; None if one could. Changes nothing."""
+        request = Allocation(deadline=now, identifier=ANONYMOUS, subnet=subnet)
+        if self._left or not self.ring or not self.confirmed:
+            return self.reason(request)
+        if self.leases.first_free(self._own_in(hosts_of(subnet)), now) is not None:
+            return None
+        wanted = self._wanted(request)
+        donors = {} if wanted is None else self.ring.donors(wanted)
+        return None if any(map(self._peers.is_known, donors)) else self._why_no_space(request)
+
     def _why_no_space(self, request: Allocation) -> str:
         wanted = self._wanted(request)
         if wanted is None:

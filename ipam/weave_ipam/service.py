@@ -212,6 +212,10 @@ class Ipam:
         """Wait until there is a ring, starting the election if nobody did. Raises `Unserved`."""
         await self._serve(Prime(deadline=trio.current_time() + wait))
 
+    def unavailable(self, subnet: Network | None = None) -> str | None:
+        """Why no address of a subnet (default: the default subnet) could be had now; None if one could."""
+        return self._allocator.unavailable(subnet or self.settings.default_subnet, trio.current_time())
+
     def lookup(self, identifier: str, subnet: Network | None = None) -> tuple[Interface, ...]:
         """The identifier's addresses in a subnet (default: the default subnet)."""
         record = self._allocator.leases.records.get(identifier)

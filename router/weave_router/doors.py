@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+    from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 JsonValue = Any
 """What the json module reads and writes."""
@@ -40,11 +40,29 @@ class BridgeInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerRoute:
+    """A route inside a container, through its interface; None leaves a value to the kernel."""
+
+    destination: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None = None
+    """None: the destination is on the link."""
+    mtu: int | None = None
+    advmss: int | None = None
+    priority: int | None = None
+    table: int | None = None
+    scope: int | None = None
+    """As in rtnetlink(7): 0 universe, 253 link."""
+
+
+@dataclass(frozen=True, slots=True)
 class VethRequest:
     """What to put into a container's network namespace."""
 
-    namespace: str
-    """Path of the network namespace, for instance `/run/netns/web` or `/proc/4711/ns/net`."""
+    namespace: str | None
+    """Path of the network namespace, for instance `/run/netns/web` or `/proc/4711/ns/net`.
+
+    None: the container's end stays with the host, for an engine to move; addresses are announced, not set.
+    """
     interface: str
     """Name inside the container, `ethwe` unless told otherwise."""
     host_interface: str
@@ -56,6 +74,9 @@ class VethRequest:
     multicast_route: bool = True
     """Whether 224.0.0.0/4 gets a route to the interface."""
     hairpin: bool = True
+    routes: tuple[ContainerRoute, ...] = ()
+    create: bool = False
+    """Whether the interface must not be there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,17 @@ class VethInfo:
     mtu: int
     addresses: tuple[str, ...]
     """All addresses that the interface has now, `address/len`, link-local IPv6 left out."""
+    host_mac: str = ""
+    """Of the host's side."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedSubnet:
+    """A subnet in which the host has an address of its own."""
+
+    network: IPv4Network | IPv6Network
+    masquerade: bool
+    """Whether addresses are translated between the subnet and the outside, to those of this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +207,15 @@ class Host(Protocol):
     async def attach(self, request: VethRequest) -> VethInfo:
         """Join a network namespace to the bridge; idempotent: what is there is kept, what is missing is added.
 
-        Refuses the daemon's own namespace and paths that are no network namespace. Any failure removes what this
-        call created. The bridge knows the interface's MAC from then on, at its port alone. Addresses are announced by
+        Refuses the daemon's own namespace and paths that are no network namespace, and with `create` an interface that
+        is there. Any failure removes what this call created. The bridge knows the interface's MAC from then on, at its port alone. Addresses are announced by
         gratuitous ARP or unsolicited neighbour advertisement.
+        """
+
+    async def inspect(self, request: VethRequest) -> tuple[str, ...]:
+        """In words, what of an attachment is not as `attach` left it; what others added is nothing to tell.
+
+        Looks at both ends of the veth, the bridge's port, and inside at MAC, addresses and routes. Changes nothing.
         """
 
     async def detach(
@@ -246,9 +284,9 @@ class Host(Protocol):
     async def allow_vxlan(self, port: int, heartbeats: frozenset[IPv4Address], data: frozenset[IPv4Address]) -> None:
         """Take VXLAN packets at the UDP port from `data` only; heartbeats (EtherType 0x88b5) from both.
 
-        All others are dropped and counted. The first call makes the table `inet weave` anew, in one transaction;
-        later ones change the elements of its sets. If somebody removed the table (`nft flush ruleset`), the next
-        call makes it again, also one that changes nothing: so repeat it now and then.
+        All others are dropped and counted. The first call makes the rules in the table `inet weave` anew, in one
+        transaction; later ones change the elements of its sets. If somebody removed them (`nft flush ruleset`), the
+        next call makes them again, also one that changes nothing, and so does `set_exposed`.
         Rules of others are not touched, nor overruled. HostError if nft is missing or the kernel lacks nf_tables.
         """
 
@@ -259,7 +297,38 @@ class Host(Protocol):
         """The addresses whose data an earlier daemon let in and the kernel still does; empty if there is no table."""
 
     async def close_vxlan(self, device: str) -> None:
-        """Remove the VXLAN device (none, or one of another kind, is left alone), then the table `inet weave`."""
+        """Remove the VXLAN device (none, or one of another kind, is left alone), then what `allow_vxlan` made."""
+
+    async def set_exposed(self, bridge: str, exposed: Sequence[ExposedSubnet]) -> None:
+        """Let containers and the outside reach each other through this host, for these subnets and no others.
+
+        Where a subnet wants it, addresses are translated: of packets that come into it from elsewhere, and of those
+        that leave it, multicast and what stays on the link aside. That is in the table `inet weave`, replaced in one
+        transaction. Where iptables has a chain FORWARD, rules with the comment `weave-net` are kept at its top, or in
+        `DOCKER-USER` where that comes first: what comes from the bridge, answers, and what is for these subnets may
+        pass; for IPv6 only if the chain drops all else. So call it also with nothing exposed: bridged packets pass
+        that chain too.
+
+        A call that finds all in order changes nothing; one that does not puts back what others removed of these rules
+        and of those of `allow_vxlan`. Rules are moved back to the top at most once in 10 s. HostError tells what
+        cannot be done, after everything else was done.
+        """
+
+    def watch_rules(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Time to repeat `set_exposed`: at once, and each time that somebody may have changed rules of ours.
+
+        Comes about 0.3 s after the change, for legacy iptables 10 s, and at most once a second. Calls of this door
+        may be a reason too. The iteration does not end by itself.
+        """
+
+    async def remove_rules(self, bridge: str) -> bool:
+        """Remove all firewall rules of ours, those of `allow_vxlan` too; False if there were none.
+
+        Also those that an earlier daemon left, for whatever bridge.
+        """
+
+    async def forwards_packets(self) -> bool:
+        """Whether the kernel passes IPv4 packets on between devices (`net.ipv4.ip_forward`)."""
 
     def open_heartbeats(self, device: str, bridge: str) -> HeartbeatSocket:
         """A socket for frames of EtherType 0x88b5 that go out at the VXLAN device and are received at the bridge.

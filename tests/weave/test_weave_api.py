@@ -176,6 +176,7 @@ async def test_life_of_an_attachment(ask: Asker) -> None:
     assert (made.json["addresses"], made.json["mtu"]) == (["10.2.1.5/24", "10.2.1.6/24"], 1376)
     known = made.json
     assert known.pop("given") == ["10.2.1.5/24", "10.2.1.6/24"], "what answers the wishes of this request"
+    assert known.pop("bridge") == {"name": "weave", "mac": "00:00:00:00:00:01", "mtu": 1376}
     assert (await ask("GET", "/attachment/web/ethwe")).json == known
     assert (await ask("GET", "/attachment")).json == [known]
     removed = await ask("DELETE", "/attachment/web/ethwe?address=10.2.1.5")

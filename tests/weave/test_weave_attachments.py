@@ -8,12 +8,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from weave_net.attachment import host_interface_name
 from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address, parse_interface_address
-from weave_net.attachments import OPERATION_LIMIT_S, Attachments, host_interface_name
+from weave_net.attachments import OPERATION_LIMIT_S, Attachments
 from weave_net.container_addresses import ContainerAddresses
 from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
-from weave_net.testing.wirings import FakeWiring
+from weave_net.testing.wirings import FakeWiring, bridge_address
 from weave_router.errors import HostError
 from weave_router.testing.stores import MemoryStore
 
@@ -63,6 +64,8 @@ class World:
             namespace_identity=self.fakes.identify,
             addresses=ContainerAddresses(None),
             names=ContainerNames(None),
+            gateway=bridge_address,
+            boot="this boot",
         )
 
     async def put(self, *addresses: str, key: str = "web", netns: str = WEB, **fields: Any) -> dict[str, Any]:
@@ -109,6 +112,13 @@ async def test_attachment_is_made_stored_and_described(world: World) -> None:
         "network": "weave",
         "multicast_route": True,
         "host_interface": WEB_SIDE,
+        "host_mac": world.host.devices[WEB_SIDE].mac,
+        "peer": "",
+        "claim": True,
+        "keep": False,
+        "hairpin": True,
+        "gateway": None,
+        "routes": [],
     }
     assert world.addresses() == ["10.2.1.5/24"]
     assert await world.stored() == {"attachment/web/ethwe": ["10.2.1.5/24"]}

@@ -16,12 +16,13 @@ from trio.testing import MockClock
 from weave.http_asker import WEB, Asker, on_socket, with_daemon
 from weave_ipam.service import WAIT_S, Ipam
 from weave_ipam.settings import parse_settings
+from weave_net.attachment import host_interface_name
 from weave_net.attachment_request import AttachmentRequest, check_key
-from weave_net.attachments import GRACE_S, SWEEP_S, Attachments, host_interface_name
+from weave_net.attachments import GRACE_S, SWEEP_S, Attachments
 from weave_net.container_addresses import ContainerAddresses
 from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
-from weave_net.testing.wirings import FakeWiring
+from weave_net.testing.wirings import FakeWiring, bridge_address
 from weave_router.control.mesh import Mesh
 from weave_router.control.targets import Targets
 from weave_router.errors import HostError
@@ -85,6 +86,8 @@ class World:
             namespace_identity=self.fakes.identify,
             addresses=ContainerAddresses(self.ipam),
             names=ContainerNames(None),
+            gateway=bridge_address,
+            boot="this boot",
         )
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ from weave_net.container_addresses import ContainerAddresses
 from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, StoreError
 from weave_net.testing.daemons import running_daemon
-from weave_net.testing.wirings import FakeWiring
+from weave_net.testing.wirings import FakeWiring, bridge_address
 from weave_router.control.mesh import Mesh
 from weave_router.control.targets import Targets
 from weave_router.errors import HostError
@@ -92,6 +92,8 @@ class World:
             namespace_identity=self.fakes.identify,
             addresses=ContainerAddresses(ipam),
             names=ContainerNames(self.names),
+            gateway=bridge_address,
+            boot="this boot",
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(ipam.run)

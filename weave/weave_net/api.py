@@ -97,6 +97,7 @@ class Api:
             ("/forget", ["POST"], self.forget, Access.CONTROL),
             ("/attachment", ["GET"], self.list_attachments, Access.LOCAL),
             ("/attachment/{id}/{ifname}", ["GET", "PUT", "DELETE"], self.attachment, Access.LOCAL),
+            ("/attachment/{id}/{ifname}/problems", ["GET"], self.inspect_attachment, Access.LOCAL),
             ("/stop", ["POST"], self.stop, Access.LOCAL),
             *IpamApi(self._ipam).paths(),
             *DnsApi(self._dns, self._attachments.has).paths(),
@@ -172,9 +173,28 @@ class Api:
         await self._router.forget(form.get("peer", []))
         return Response(status_code=200)
 
-    async def list_attachments(self, _: Request) -> Response:
-        """All attachments as a JSON array."""
-        return JsonResponse([attachment.to_json() for attachment in self._attachments.list()])
+    async def list_attachments(self, request: Request) -> Response:
+        """All attachments, or those of an `owner` and `network`, as a JSON array."""
+        owner, network = request.query_params.get("owner"), request.query_params.get("network")
+        return JsonResponse(
+            [
+                attachment.to_json()
+                for attachment in self._attachments.list()
+                if owner in (None, attachment.owner) and network in (None, attachment.network)
+            ]
+        )
+
+    async def inspect_attachment(self, request: Request) -> Response:
+        """What of an attachment is not as it was made, as a JSON array of texts in `problems`."""
+        attachment_id, interface = request.path_params["id"], request.path_params["ifname"]
+        if self._attachments.get(attachment_id, interface) is None:
+            raise HTTPException(404, f"{attachment_id} has no interface {interface} on the network")
+        text = request.query_params.get("descriptor")
+        if text is not None and not text.isdecimal():
+            raise HTTPException(400, "'descriptor' must be the number of an open descriptor")
+        descriptor = None if text is None else int(text)
+        problems = await self._attachments.inspect(attachment_id, interface, descriptor)
+        return JsonResponse({"problems": list(problems)})
 
     async def attachment(self, request: Request) -> Response:
         """Ask for, make or remove one attachment."""
@@ -183,10 +203,12 @@ class Api:
         if request.method == "PUT":
             wanted = AttachmentRequest.from_json(await read_json(request))
             made = await self._attachments.put(attachment_id, interface, wanted)
-            return JsonResponse({**made.to_json(), "given": list(made.given)})
+            bridge = {"name": self._exposures.bridge, "mac": self._exposures.mac, "mtu": self._attachments.mtu}
+            return JsonResponse({**made.to_json(), "given": list(made.given), "bridge": bridge})
         if request.method == "DELETE":
             addresses = tuple(parse_detached_address(text) for text in request.query_params.getlist("address"))
-            removed = await self._attachments.delete(attachment_id, interface, addresses)
+            of = {name: request.query_params.get(name) for name in ("owner", "network")}
+            removed = await self._attachments.delete(attachment_id, interface, addresses, **of)
             return JsonResponse({"removed": list(removed)})
         known = self._attachments.get(attachment_id, interface)
         if known is None:

@@ -8,13 +8,17 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from weave_ipam.ranges import SMALLEST_SUBNET
+from weave_net.attachment_routes import Route, parse_routes
 from weave_net.errors import AttachmentError
 from weave_net.settings import MAX_MTU, MIN_MTU
 
 MAX_ADDRESSES = 64
 """Addresses of one interface; a container has one or two."""
+MAX_NAMES = 64
 MAX_TEXT = 255
 """Longest id, owner or network name, in characters; a container id has 64."""
+
+BRIDGE_GATEWAY = "bridge"
 
 SUBNET_PREFIX = "net:"
 DEFAULT_SUBNET = "net:default"
@@ -31,8 +35,12 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 class AttachmentRequest:
     """The body of `PUT /attachment/{id}/{ifname}`."""
 
-    netns: str
-    """Absolute path of the network namespace."""
+    netns: str = ""
+    """Absolute path of the network namespace; empty with `peer`."""
+    descriptor: int | None = None
+    """Of the namespace, in the daemon's own process, for paths that mean nothing to it."""
+    peer: str = ""
+    """Instead of a namespace: the name under which the container's end stays with the host, for an engine to move."""
     addresses: tuple[str, ...] = ()
     """`address/len` in the usual spelling, `net:<subnet>` or `net:default`; none gives an interface without address."""
     owner: str = "cli"
@@ -43,6 +51,25 @@ class AttachmentRequest:
     multicast_route: bool = True
     fqdn: str | None = None
     """Name that leads to the addresses."""
+    names: tuple[str, ...] = ()
+    """More names, fully qualified or not; what cannot be one in the network's domain is left out."""
+    claim: bool = True
+    """False: somebody else sees to it that nobody is given the addresses."""
+    create: bool = False
+    """Whether it is an error if the attachment, or an interface of that name, is there already."""
+    keep: bool = False
+    """Whether the attachment stays until it is deleted, although its namespace is gone."""
+    hairpin: bool = True
+    gateway: str | None = None
+    """Where routes without a gateway lead: an address, or `bridge` for the host's own on the network."""
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def namespace(self) -> str | None:
+        """The path by which the daemon opens the namespace; None with `peer`."""
+        if self.descriptor is not None:
+            return f"/proc/self/fd/{self.descriptor}"
+        return self.netns or None
 
     @classmethod
     def from_json(cls, body: Any) -> AttachmentRequest:
@@ -52,11 +79,12 @@ class AttachmentRequest:
         unknown = body.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise AttachmentError(f"unknown field {min(map(str, unknown))!r}")
-        netns = _text(body, "netns", None)
-        if not netns.startswith("/") or "\0" in netns:
-            raise AttachmentError(f"'netns' must be an absolute path, not {netns!r}")
+        keep = _flag(body, "keep", default=False)
+        netns, peer = _place(body, keep=keep)
         return cls(
             netns=netns,
+            descriptor=_descriptor(body.get("descriptor")),
+            peer=peer,
             addresses=_addresses(body.get("addresses", [])),
             owner=_text(body, "owner", "cli"),
             network=_text(body, "network", "weave"),
@@ -64,6 +92,13 @@ class AttachmentRequest:
             mac=None if body.get("mac") is None else check_mac(_text(body, "mac", None)),
             multicast_route=_flag(body, "multicast_route", default=True),
             fqdn=_host_name(body.get("fqdn")),
+            names=_names(body.get("names", [])),
+            claim=_flag(body, "claim", default=True),
+            create=_flag(body, "create", default=False),
+            keep=keep,
+            hairpin=_flag(body, "hairpin", default=True),
+            gateway=_gateway(body.get("gateway")),
+            routes=parse_routes(body.get("routes", [])),
         )
 
 
@@ -129,6 +164,45 @@ def check_mac(text: str) -> str:
     if int(mac[:2], 16) & 1:
         raise AttachmentError(f"{text} is a multicast MAC address, which no interface can have")
     return mac
+
+
+def _place(body: dict[str, Any], *, keep: bool) -> tuple[str, str]:
+    if body.get("peer") is None:
+        netns = _text(body, "netns", None)
+        if not netns.startswith("/") or "\0" in netns:
+            raise AttachmentError(f"'netns' must be an absolute path, not {netns!r}")
+        return netns, ""
+    peer = _text(body, "peer", None)
+    if body.get("netns") is not None or body.get("descriptor") is not None:
+        raise AttachmentError("'peer' is for an engine that moves the interface itself: leave 'netns' out")
+    if not keep or not _INTERFACE.fullmatch(peer):
+        raise AttachmentError("'peer' must be an interface name, and 'keep' true with it")
+    return "", peer
+
+
+def _descriptor(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise AttachmentError("'descriptor' must be the number of an open descriptor")
+    return None if value is None else int(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) and len(entry) <= MAX_TEXT for entry in value):
+        raise AttachmentError("'names' must be a list of host names")
+    if len(value) > MAX_NAMES:
+        raise AttachmentError(f"more than {MAX_NAMES} names for one interface")
+    return tuple(dict.fromkeys(value))
+
+
+def _gateway(value: Any) -> str | None:
+    if value is None:
+        return None
+    if value == BRIDGE_GATEWAY:
+        return BRIDGE_GATEWAY
+    try:
+        return str(ip_address(value if isinstance(value, str) else ""))
+    except ValueError as error:
+        raise AttachmentError(f"'gateway' must be an address or {BRIDGE_GATEWAY!r}, not {value!r}") from error
 
 
 def _addresses(value: Any) -> tuple[str, ...]:

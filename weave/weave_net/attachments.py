@@ -8,29 +8,33 @@ interface, the store remembers it, and `Attachments` keeps the two in step:
 - *delete*: the store first, so that a crash half way cannot bring an interface back at the next start; if the host
   fails, the record is put back. Addresses are freed last.
 - A name is added last, and goes with the address.
-- A container that ends without a word keeps its addresses for a while (`GRACE_S`), then they are freed.
+- A container that ends without a word keeps its addresses for a while (`GRACE_S`), then they are freed; those of
+  attachments that are to be kept stay until they are deleted, since their engine will tell.
 
 Changes of one id's attachments wait for each other; those of different ids do not.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from dataclasses import replace
+from ipaddress import IPv4Interface, ip_address, ip_interface
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from weave_dns.entries import Bond
+from weave_net.attachment import Attachment, host_interface_name, matching
+from weave_net.attachment_request import BRIDGE_GATEWAY, SUBNET_PREFIX
+from weave_net.attachment_routes import complete_routes
+from weave_net.container_addresses import Reserved
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
 from weave_router.doors import VethRequest
 from weave_router.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from weave_net.attachment_request import AttachmentRequest
@@ -48,57 +52,19 @@ GRACE_S = 30.0
 """A namespace must have been gone for so long before its attachments are removed: its container may be restarted."""
 SWEEP_S = 10.0
 
-Address = IPv4Interface | IPv6Interface
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
-    """An interface that this daemon made, as it is stored."""
-
-    id: str
-    interface: str
-    netns: str
-    """Path of the network namespace."""
-    namespace_identity: str
-    """Tells whether the path still leads to the same namespace."""
-    addresses: tuple[str, ...]
-    """`address/len` in the order in which they came."""
-    mac: str
-    mtu: int
-    owner: str
-    """Who asked for it: `cli`, `cni`, …"""
-    network: str
-    multicast_route: bool
-    holder: str = ""
-    """The identifier under which the allocator records the addresses: the id, unless that has another interface."""
-    given: tuple[str, ...] = ()
-    """For each wish of the last request its address; not stored."""
-
-    @property
-    def host_interface(self) -> str:
-        """Name of the host side of the veth."""
-        return host_interface_name(self.id, self.interface)
-
-    def to_json(self) -> dict[str, Any]:
-        """What the HTTP API answers."""
-        values = asdict(self)
-        del values["namespace_identity"], values["holder"], values["given"]
-        return {**values, "addresses": list(self.addresses), "host_interface": self.host_interface}
 
 
 def _plain(addresses: Iterable[str]) -> list[IPv4Address | IPv6Address]:
     return [ip_interface(text).ip for text in addresses]
 
 
-def host_interface_name(attachment_id: str, interface: str) -> str:
-    """`vethwe` and 8 hex digits: always the same for an attachment, and short enough for the kernel (15 characters)."""
-    return "vethwe" + hashlib.sha256(f"{attachment_id}/{interface}".encode()).hexdigest()[:8]
-
-
 class Attachments:
-    """All attachments of one daemon."""
+    """All attachments of one daemon.
+
+    `gateway`: gives the host's own address on the network that a container with this address may use as its gateway.
+    `boot`: identifies the host's start.
+    """
 
     def __init__(
         self,
@@ -110,14 +76,18 @@ class Attachments:
         namespace_identity: Callable[[str], str | None],
         addresses: ContainerAddresses,
         names: ContainerNames,
+        gateway: Callable[[IPv4Interface], Awaitable[IPv4Address]],
+        boot: str,
     ) -> None:
+        self.bridge = bridge
+        self.mtu = mtu
         self._host = host
         self._store = store
-        self._bridge = bridge
-        self._mtu = mtu
         self._identify = namespace_identity
         self._addresses = addresses
         self._names = names
+        self._gateway = gateway
+        self._boot = boot
         self._known: dict[tuple[str, str], Attachment] = {}
         self._missing: dict[tuple[str, str], float] = {}
         self._locks: dict[str, tuple[trio.Lock, int]] = {}
@@ -125,34 +95,44 @@ class Attachments:
     async def adopt(self) -> None:
         """Take up what an earlier daemon stored; call it once, when the bridge is there.
 
-        An attachment whose namespace is gone is dropped; one whose interface is gone is made again. Raises
-        `StoreError`, also for an entry that cannot be read.
+        An attachment whose namespace is gone is dropped; one whose interface is gone is made again; an interface that
+        nobody was told of, because of a crash, is removed. Raises `StoreError`, also for an entry that cannot be read.
         """
-        existing = set(await self._host.list_attached(self._bridge))
+        existing = set(await self._host.list_attached(self.bridge))
         for key, value in (await self._store.read(KEY_PREFIX)).items():
-            try:
-                attachment = Attachment(**{**value, "addresses": tuple(value["addresses"])})
-            except (TypeError, KeyError) as error:
-                raise StoreError(f"the state file holds an attachment that cannot be read ({key}: {error})") from error
-            holder = attachment.holder or attachment.id
-            if self._identify(attachment.netns) != attachment.namespace_identity:
+            attachment = Attachment.from_record(key, value)
+            gone = self._is_gone(attachment)
+            if gone and not (attachment.keep and attachment.boot == self._boot):
                 _log.info("%s of %s: its namespace is gone", attachment.interface, attachment.id)
                 await self._store.write({key: None})
-                await self._addresses.release(holder, attachment.addresses)
+                await self._addresses.release(attachment.recorded_for, attachment.addresses)
                 await self._names.remove_all(attachment.id, _plain(attachment.addresses))
                 continue
             self._known[attachment.id, attachment.interface] = attachment
-            await self._addresses.claim_again(holder, attachment.addresses)
-            if attachment.host_interface not in existing:
+            if attachment.claim:
+                await self._addresses.claim_again(attachment.recorded_for, attachment.addresses)
+            if attachment.host_interface not in existing and not gone:
                 try:
-                    await self._host.attach(self._veth_request(attachment, attachment.addresses))
+                    await self._host.attach(self._veth_request(attachment))
                 except HostError as error:
                     _log.warning("%s of %s cannot be made again: %s", attachment.interface, attachment.id, error)
-        await self._addresses.free_all_but({known.holder or known.id for known in self._known.values()})
+        for name in existing - {known.host_interface for known in self._known.values()}:
+            _log.info("%s was left behind by a crash and is removed", name)
+            try:
+                await self._host.remove_device(name)
+            except HostError as error:
+                _log.warning("%s cannot be removed: %s", name, error)
+        await self._addresses.free_all_but({known.recorded_for for known in self._known.values()})
         present: dict[str, list[IPv4Address | IPv6Address]] = {}
         for known in self._known.values():
             present.setdefault(known.id, []).extend(_plain(known.addresses))
         await self._names.keep_attached(present)
+
+    def _is_gone(self, attachment: Attachment) -> bool:
+        """Whether the namespace is gone, or cannot be found by its path."""
+        if attachment.peer:
+            return True
+        return self._identify(attachment.netns) != attachment.namespace_identity
 
     def list(self) -> tuple[Attachment, ...]:
         """All attachments, sorted by id and interface."""
@@ -170,16 +150,15 @@ class Attachments:
         """Make the interface, or add what it lacks; durable on return, repeating it changes nothing.
 
         Raises `AttachmentError` where there is no namespace at the path, `AttachmentConflict` where the attachment
-        lives in another one or an address belongs to somebody else, `DaemonError` where no address is to be had,
-        `DnsError`, `HostError` and `StoreError`.
+        lives in another one, is not to be there, or an address belongs to somebody else, `DaemonError` where no address
+        is to be had, `DnsError`, `HostError` and `StoreError`.
         """
         self._names.check(request.fqdn)
         async with self._locked(attachment_id):
             holder = self._holder(attachment_id, interface)
             known = self._known.get((attachment_id, interface))
-            if self._identify(request.netns) is None:
-                raise AttachmentError(f"there is no network namespace at {request.netns}")
-            reserved = await self._addresses.reserve(holder, request.addresses)
+            await self._current(attachment_id, interface, request)
+            reserved = await self._reserve(holder, request)
             try:
                 with self._uninterrupted(attachment_id, interface):
                     concrete = replace(request, addresses=reserved.given)
@@ -193,19 +172,26 @@ class Attachments:
             if request.fqdn is not None:
                 for ip in _plain(reserved.given):
                     await self._names.add(attachment_id, ip, request.fqdn, bond=Bond.ADDRESS)
+            await self._names.add_where_possible(attachment_id, _plain(reserved.given), request.names)
             return replace(made, given=reserved.given)
+
+    async def _reserve(self, holder: str, request: AttachmentRequest) -> Reserved:
+        if request.claim:
+            return await self._addresses.reserve(holder, request.addresses)
+        for text in request.addresses:
+            if text.startswith(SUBNET_PREFIX):
+                raise AttachmentError(f"{text} is allocated only with 'claim': give an address as ADDRESS/LEN")
+        return Reserved(request.addresses, ())
 
     async def _release_unless_kept(self, before: Attachment, after: Attachment | None) -> None:
         kept = set() if after is None else {ip_interface(text).ip for text in after.addresses}
         gone = [text for text in before.addresses if ip_interface(text).ip not in kept]
         await self._names.remove_all(before.id, _plain(gone))
-        await self._addresses.release(before.holder or before.id, gone)
+        if before.claim:
+            await self._addresses.release(before.recorded_for, gone)
 
     async def _make(self, attachment_id: str, interface: str, request: AttachmentRequest, holder: str) -> Attachment:
-        identity = self._identify(request.netns)
-        if identity is None:
-            raise AttachmentError(f"there is no network namespace at {request.netns}")
-        known = self._current(attachment_id, interface, identity)
+        known = await self._current(attachment_id, interface, request)
         if known is not None and request.mac not in (None, known.mac):
             raise AttachmentConflict(
                 f"{interface} of {attachment_id} has the MAC address {known.mac}; detach it first to change that"
@@ -216,31 +202,100 @@ class Attachments:
         for text in request.addresses:  # an address is there once, however its subnet is written
             if ip_interface(text).ip not in present:
                 added.setdefault(ip_interface(text).ip, text)
+        addresses = (*before, *added.values())
+        gateway = await self._gateway_of(request, addresses)
+        routes = complete_routes(request.routes, gateway, addresses)
         wanted = Attachment(
             id=attachment_id,
             interface=interface,
             netns=request.netns,
-            namespace_identity=identity,
-            addresses=(*before, *added.values()),
+            namespace_identity=self._identity_of(request),
+            addresses=addresses,
             mac=request.mac or ("" if known is None else known.mac),
-            mtu=request.mtu or (self._mtu if known is None else known.mtu),
+            mtu=request.mtu or (self.mtu if known is None else known.mtu),
             owner=request.owner if known is None else known.owner,
             network=request.network if known is None else known.network,
             multicast_route=request.multicast_route,
             holder=holder,
+            peer=request.peer,
+            by_descriptor=request.descriptor is not None,
+            claim=request.claim,
+            keep=request.keep,
+            boot=self._boot,
+            hairpin=request.hairpin,
+            gateway=None if gateway is None else str(gateway),
+            routes=routes if known is None else tuple(dict.fromkeys([*known.routes, *routes])),
         )
-        info = await self._host.attach(self._veth_request(wanted, wanted.addresses))
-        made = replace(wanted, mac=info.mac, mtu=info.mtu)
+        info = await self._host.attach(
+            replace(self._veth_request(wanted), namespace=request.namespace, create=request.create)
+        )
+        made = replace(wanted, mac=info.mac, mtu=info.mtu, host_mac=info.host_mac)
         if made != known:
             await self._remember(made, info, known)
         return made
 
-    async def delete(self, attachment_id: str, interface: str, addresses: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Remove the addresses, or all when none is named; with the last one goes the interface.
+    async def _gateway_of(
+        self, request: AttachmentRequest, addresses: tuple[str, ...]
+    ) -> IPv4Address | IPv6Address | None:
+        if request.gateway is None:
+            return None
+        if request.gateway != BRIDGE_GATEWAY:
+            return ip_address(request.gateway)
+        own = next((own for own in map(ip_interface, addresses) if isinstance(own, IPv4Interface)), None)
+        if own is None:
+            raise AttachmentError("the bridge can be a gateway for IPv4 only, and no such address is wanted")
+        return await self._gateway(own)
 
-        Returns what was removed, as `address/len`. What is gone already is no error. Raises `HostError`, `StoreError`.
+    def _identity_of(self, request: AttachmentRequest) -> str:
+        """Raises `AttachmentError` where there is no namespace."""
+        if request.namespace is None:
+            return ""
+        identity = self._identify(request.namespace)
+        if identity is None:
+            raise AttachmentError(f"there is no network namespace at {request.netns}")
+        return identity
+
+    async def inspect(self, attachment_id: str, interface: str, descriptor: int | None = None) -> tuple[str, ...]:
+        """In words, what of an attachment is not as it was made. `descriptor`: as in a request.
+
+        Raises `AttachmentError` if there is none, `HostError`.
         """
         async with self._locked(attachment_id):
+            known = self._known.get((attachment_id, interface))
+            if known is None:
+                raise AttachmentError(f"{attachment_id} has no interface {interface} on the network")
+            wanted = self._veth_request(known)
+            if descriptor is not None:
+                wanted = replace(wanted, namespace=f"/proc/self/fd/{descriptor}")
+            found = await self._host.inspect(wanted)
+            recorded = self._addresses.recorded(known.recorded_for)
+            lost = [
+                f"{text} is not recorded as taken"
+                for text in known.addresses
+                if known.claim and self._addresses.range is not None and ip_interface(text).ip not in recorded
+            ]
+            return (*found, *lost)
+
+    async def delete(
+        self,
+        attachment_id: str,
+        interface: str,
+        addresses: tuple[str, ...] = (),
+        *,
+        owner: str | None = None,
+        network: str | None = None,
+    ) -> tuple[str, ...]:
+        """Remove the addresses, or all when none is named; with the last one goes the interface.
+
+        Returns what was removed, as `address/len`. What is gone already is no error. Raises `AttachmentConflict` if it
+        belongs to another owner or network than these, `HostError`, `StoreError`.
+        """
+        async with self._locked(attachment_id):
+            known = self._known.get((attachment_id, interface))
+            if known is not None and (owner not in (None, known.owner) or network not in (None, known.network)):
+                raise AttachmentConflict(
+                    f"{interface} of {attachment_id} was made for {known.owner}, network {known.network}"
+                )
             with self._uninterrupted(attachment_id, interface):
                 return await self._delete(attachment_id, interface, addresses)
 
@@ -250,7 +305,7 @@ class Attachments:
         if known is None:
             # Possibly left behind by a crash; without a record there is nothing in it that must be kept.
             return await self._host.detach(None, interface, host_interface) if not addresses else ()
-        unwanted = _matching(known.addresses, addresses) if addresses else known.addresses
+        unwanted = matching(known.addresses, addresses) if addresses else known.addresses
         left = tuple(text for text in known.addresses if text not in unwanted)
         if addresses and not unwanted:
             return ()
@@ -258,7 +313,7 @@ class Attachments:
         await self._store_change(known, remaining)
         try:
             # The namespace may have gone and its path may lead to another one by now.
-            netns = known.netns if self._identify(known.netns) == known.namespace_identity else None
+            netns = None if self._is_gone(known) else known.netns
             await self._host.detach(netns, interface, host_interface, unwanted if left else ())
         except HostError:
             await self._store_change(known, known)
@@ -268,6 +323,11 @@ class Attachments:
             await self._names.remove_container(attachment_id)  # also what was added by hand
         return unwanted
 
+    async def container_ended(self, attachment_id: str) -> None:
+        """An engine says that a container has ended: its names go at once, its addresses in a while (see `run`)."""
+        if any(known.id == attachment_id and not known.keep for known in self._known.values()):
+            await self._names.remove_container(attachment_id)
+
     async def run(self) -> None:
         """Remove the attachments of containers that ended without a word, until cancelled."""
         while True:
@@ -276,7 +336,7 @@ class Attachments:
             gone = {
                 key: self._missing.get(key, now)
                 for key, attachment in self._known.items()
-                if self._identify(attachment.netns) != attachment.namespace_identity
+                if not attachment.keep and self._is_gone(attachment)
             }
             self._missing = gone
             for key, since in list(gone.items()):
@@ -286,7 +346,7 @@ class Attachments:
     async def _remove_dead(self, attachment_id: str, interface: str) -> None:
         async with self._locked(attachment_id):
             attachment = self._known.get((attachment_id, interface))
-            if attachment is None or self._identify(attachment.netns) == attachment.namespace_identity:
+            if attachment is None or attachment.keep or not self._is_gone(attachment):
                 return  # it was removed or made anew while we waited
             _log.info("%s of %s: its namespace is gone", interface, attachment_id)
             try:
@@ -298,18 +358,31 @@ class Attachments:
     def _holder(self, attachment_id: str, interface: str) -> str:
         known = self._known.get((attachment_id, interface))
         if known is not None:
-            return known.holder or known.id
-        others = {attachment.holder or attachment.id for attachment in self._known.values()}
+            return known.recorded_for
+        others = {attachment.recorded_for for attachment in self._known.values()}
         return f"{attachment_id}@{interface}" if attachment_id in others else attachment_id
 
-    def _current(self, attachment_id: str, interface: str, identity: str) -> Attachment | None:
+    async def _current(self, attachment_id: str, interface: str, request: AttachmentRequest) -> Attachment | None:
+        """The attachment that is there already; None if there is none, or its container was started anew.
+
+        Raises `AttachmentConflict` if it is another container's or none must be there, `AttachmentError`.
+        """
+        identity = self._identity_of(request)
         known = self._known.get((attachment_id, interface))
-        if known is None or known.namespace_identity == identity:
+        if known is None:
+            return None
+        if known.namespace_identity == identity and known.peer == request.peer:
+            if request.create and known.host_interface in await self._host.list_attached(self.bridge):
+                raise AttachmentConflict(f"{attachment_id} has an interface {interface} already")
             return known
-        if self._identify(known.netns) == known.namespace_identity:
+        by_path = not known.peer and not known.by_descriptor
+        alive = (
+            not self._is_gone(known) if by_path else known.host_interface in await self._host.list_attached(self.bridge)
+        )
+        if alive:
             raise AttachmentConflict(
-                f"{attachment_id} has its interface {interface} in another network namespace, {known.netns}; "
-                "detach that one first or use another id"
+                f"{attachment_id} has its interface {interface} in another network namespace, "
+                f"{known.netns or known.peer}; detach that one first or use another id"
             )
         return None  # a container that was started anew: its old interface went with its old namespace
 
@@ -320,31 +393,30 @@ class Attachments:
             added = () if known is None else tuple(a for a in made.addresses if a not in known.addresses)
             if known is None or added:
                 try:
-                    await self._host.detach(made.netns, made.interface, info.host_interface, added)
+                    await self._host.detach(made.netns or None, made.interface, info.host_interface, added)
                 except HostError as error:
                     _log.warning("%s of %s could not be taken back: %s", made.interface, made.id, error)
             raise
 
     async def _store_change(self, key: Attachment, value: Attachment | None) -> None:
-        record = None if value is None else {**asdict(value), "addresses": list(value.addresses)}
-        if record is not None:
-            del record["given"]
-        await self._store.write({f"{KEY_PREFIX}{key.id}/{key.interface}": record})
+        await self._store.write({f"{KEY_PREFIX}{key.id}/{key.interface}": None if value is None else value.to_record()})
         if value is None:
             self._known.pop((key.id, key.interface), None)
         else:
             self._known[key.id, key.interface] = value
 
-    def _veth_request(self, attachment: Attachment, addresses: tuple[str, ...]) -> VethRequest:
+    def _veth_request(self, attachment: Attachment) -> VethRequest:
         return VethRequest(
-            namespace=attachment.netns,
-            interface=attachment.interface,
+            namespace=None if attachment.peer else attachment.netns,
+            interface=attachment.peer or attachment.interface,
             host_interface=attachment.host_interface,
-            bridge=self._bridge,
+            bridge=self.bridge,
             mtu=attachment.mtu,
-            addresses=tuple(ip_interface(text) for text in addresses),
+            addresses=tuple(ip_interface(text) for text in attachment.addresses),
             mac=attachment.mac or None,
             multicast_route=attachment.multicast_route,
+            hairpin=attachment.hairpin,
+            routes=tuple(route.for_host() for route in attachment.routes),
         )
 
     @asynccontextmanager
@@ -369,11 +441,3 @@ class Attachments:
             raise DaemonError(
                 f"{interface} of {attachment_id} was not changed within {OPERATION_LIMIT_S:.0f} s; try again"
             )
-
-
-def _matching(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The addresses of `present` that `wanted` names, with or without prefix length."""
-    interfaces = {text: ip_interface(text) for text in present}
-    with_length = {ip_interface(text) for text in wanted if "/" in text}
-    plain = {ip_interface(text).ip for text in wanted if "/" not in text}
-    return tuple(text for text, address in interfaces.items() if address in with_length or address.ip in plain)

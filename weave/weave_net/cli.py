@@ -38,6 +38,8 @@ COMMANDS = {
     "report": "views",
     "reset": "lifecycle",
     "rmpeer": "allocation",
+    "setup": "cni",
+    "setup-cni": "cni",
     "status": "views",
     "stop": "lifecycle",
     "version": "views",
@@ -52,7 +54,7 @@ ABSENT_COMMANDS = {
     **dict.fromkeys(("run", "start", "restart", "env", "config"), _PROXY),
     **dict.fromkeys(("launch-router", "stop-router", "launch-plugin", "stop-plugin"), _DAEMON),
     **dict.fromkeys(("launch-proxy", "stop-proxy"), _PROXY),
-    **dict.fromkeys(("setup", "setup-cni", "bridge-type", "attach-bridge"), _LATER),
+    **dict.fromkeys(("bridge-type", "attach-bridge"), _LATER),
     "docker-bridge-ip": "weave does not use Docker's bridge",
 }
 """Commands of Weave Net 2.8 that are not here, and why."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from weave_dns.entries import Bond
+from weave_dns.errors import DnsError
 from weave_net.errors import AttachmentError
 
 if TYPE_CHECKING:
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
     from weave_dns.names import Address
     from weave_dns.service import Names
+
+
+_log = logging.getLogger(__name__)
 
 
 class ContainerNames:
@@ -32,6 +37,20 @@ class ContainerNames:
         """Let the name lead to the address; what is so already is no error. Raises `DnsError`."""
         if self._names is not None:
             await self._names.add(container, address, fqdn, bond=bond)
+
+    async def add_where_possible(self, container: str, addresses: Iterable[Address], names: Iterable[str]) -> None:
+        """Let names, fully qualified or not, lead to the addresses; those that cannot be are logged and left out."""
+        if self._names is None:
+            return
+        domain = self._names.settings.domain
+        for text in names:
+            fqdn = text if text.rstrip(".").lower().endswith(f".{domain.rstrip('.')}") else f"{text}.{domain}"
+            try:
+                self._names.check(fqdn)
+                for address in addresses:
+                    await self._names.add(container, address, fqdn, bond=Bond.ADDRESS)
+            except DnsError as error:
+                _log.info("%s gets no name %r: %s", container, text, error)
 
     async def remove(self, container: str, address: Address) -> None:
         """Forget all names that were added for this container's address; none is no error."""

@@ -18,8 +18,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import trio
 
+from weave_cni.server import CniServer
 from weave_dns.weavedns import WeaveDns
 from weave_ipam.service import Ipam
 from weave_net.api import Api
@@ -43,6 +45,7 @@ from weave_router.wire.peer_name import format_peer_name
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from pathlib import Path
 
     from weave_net.host_facts import HostFacts
     from weave_net.settings import DaemonSettings, HttpAddress
@@ -71,6 +74,7 @@ async def run_daemon(
     with contextlib.ExitStack() as sockets:
         # Bound before anything is changed on the host: a busy address is the most frequent reason not to start.
         listeners = _bind(settings, sockets)
+        cni_socket = _bind_unix(settings.directories.cni_socket, sockets)
         async with open_store(settings.directories.database) as store:
             facts = wiring.read_facts(settings.bridge)
             name = await establish_name(store, settings.name, facts, settings.directories.state)
@@ -84,7 +88,6 @@ async def run_daemon(
                 ipam = await _open_ipam(settings, router, store, facts)
                 weave_dns = await _open_dns(settings, router, host, store)
                 names = ContainerNames(weave_dns.names if weave_dns is not None else None)
-                attachments = _attachments(settings, host, store, wiring, ipam, names)
                 exposures = Exposures(
                     host,
                     store,
@@ -93,8 +96,21 @@ async def run_daemon(
                     addresses=ContainerAddresses(ipam, container=False),
                     names=names if weave_dns is not None else None,
                 )
+                attachments = Attachments(
+                    host,
+                    store,
+                    bridge=settings.bridge,
+                    mtu=settings.mtu,
+                    namespace_identity=wiring.namespace_identity,
+                    addresses=ContainerAddresses(ipam),
+                    names=names,
+                    gateway=exposures.gateway,
+                    boot=wiring.boot_id(),
+                )
                 _log.info("weave %s starts as %s(%s)", program_version(), format_peer_name(name), settings.nickname)
-                life = _Life(settings, router, ipam, weave_dns, attachments, exposures, listeners, ready, stopping)
+                life = _Life(
+                    settings, router, ipam, weave_dns, attachments, exposures, listeners, cni_socket, ready, stopping
+                )
                 await life.run()
     _log.info("stopped")
 
@@ -111,6 +127,7 @@ class _Life:
         attachments: Attachments,
         exposures: Exposures,
         listeners: list[tuple[socket.socket, Access]],
+        cni_socket: socket.socket,
         ready: Callable[[], None],
         stopping: Callable[[], None],
     ) -> None:
@@ -121,6 +138,7 @@ class _Life:
         self._attachments = attachments
         self._exposures = exposures
         self._listeners = listeners
+        self._cni_socket = cni_socket
         self._ready = ready
         self._announce_stop = stopping
         self._stop = trio.Event()
@@ -169,6 +187,13 @@ class _Life:
             stop=self._request_stop,
             stopping=self._stop.is_set,
         )
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(api.application(Access.LOCAL, None), raise_app_exceptions=False),
+            base_url="http://localhost",
+            timeout=None,  # noqa: S113 - each request ends by itself
+        )
+        cni = CniServer(client, self._cni_socket, self._settings.directories.run)
+        await front.start(cni.run)
         for sock, access in self._listeners:
             address = None if access is Access.LOCAL else self._settings.http_address
             self._serving += 1
@@ -207,13 +232,17 @@ class _Life:
 
 
 def _bind(settings: DaemonSettings, sockets: contextlib.ExitStack) -> list[tuple[socket.socket, Access]]:
-    path = settings.directories.socket
-    listeners = [(sockets.enter_context(bind_unix_socket(path)), Access.LOCAL)]
-    sockets.callback(path.unlink, missing_ok=True)
+    listeners = [(_bind_unix(settings.directories.socket, sockets), Access.LOCAL)]
     if settings.http_address is not None:
         tcp = sockets.enter_context(bind_tcp_socket(settings.http_address))
         listeners.append((tcp, Access.CONTROL if settings.http_writable else Access.READ))
     return listeners
+
+
+def _bind_unix(path: Path, sockets: contextlib.ExitStack) -> socket.socket:
+    sock = sockets.enter_context(bind_unix_socket(path))
+    sockets.callback(path.unlink, missing_ok=True)
+    return sock
 
 
 async def _open_ipam(settings: DaemonSettings, router: Router, store: Store, facts: HostFacts) -> Ipam | None:
@@ -250,17 +279,3 @@ async def _open_dns(settings: DaemonSettings, router: Router, host: Host, store:
     await weave_dns.names.begin()
     router.on_routes_changed(weave_dns.names.routes_changed)
     return weave_dns
-
-
-def _attachments(
-    settings: DaemonSettings, host: Host, store: Store, wiring: Wiring, ipam: Ipam | None, names: ContainerNames
-) -> Attachments:
-    return Attachments(
-        host,
-        store,
-        bridge=settings.bridge,
-        mtu=settings.mtu,
-        namespace_identity=wiring.namespace_identity,
-        addresses=ContainerAddresses(ipam),
-        names=names,
-    )

@@ -38,6 +38,11 @@ class Directories:
         return self.run / "weave.sock"
 
     @property
+    def cni_socket(self) -> Path:
+        """The Unix socket of CNI calls."""
+        return self.run / "cni.sock"
+
+    @property
     def pid_file(self) -> Path:
         """Holds the daemon's process id; the lock on it says whether the daemon lives."""
         return self.run / "weave.pid"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Interface, ip_address, ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -29,7 +29,7 @@ from weave_router.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+    from ipaddress import IPv4Address, IPv6Address, IPv6Interface
 
     from weave_net.container_addresses import ContainerAddresses
     from weave_router.doors import Host, Store
@@ -193,6 +193,15 @@ class Exposures:
             self._foreign.pop(ip, None)
         return tuple(answer)
 
+    async def gateway(self, address: IPv4Interface) -> IPv4Address:
+        """The host's own address that a container with this address may use as its gateway.
+
+        The bridge's in that subnet, else its first of the family; if it has none, one of the default subnet is exposed
+        now. Raises as `expose`.
+        """
+        present = _ipv4(await self.present()) or _ipv4(await self.expose())
+        return next((own for own in present if own.ip in address.network), present[0]).ip
+
     async def hide(self, addresses: Iterable[str] = ()) -> tuple[str, ...]:
         """Take addresses, with or without prefix length, from the bridge; without any, those of the default subnet.
 
@@ -308,6 +317,10 @@ def _uninterrupted(what: str) -> Iterator[None]:
         yield
     if limit.cancelled_caught:
         raise DaemonError(f"nothing was {what} within {OPERATION_LIMIT_S:.0f} s; try again")
+
+
+def _ipv4(addresses: Iterable[str]) -> list[IPv4Interface]:
+    return [own for own in map(ip_interface, addresses) if isinstance(own, IPv4Interface)]
 
 
 def _key(ip: Address) -> str:

@@ -1,12 +1,12 @@
 """The HTTP API's paths of address allocation (ipam.md section 15): the texts and status codes of Weave Net 2.8.
 
 What differs: a request that waits ends after `timeout` seconds (10 by default) with 503 and the reason; `DELETE
-/peer/{id}` answers 409 unless all other owners agree, those named by `also` aside, or `force=true` insists; nothing is
-ever answered `cancelled`.
+/peer/{id}` answers 409 unless all other owners agree, those named by `also` aside, or `force=true` insists.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Network, ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from weave_ipam.ranges import SMALLEST_SUBNET
 from weave_ipam.service import WAIT_S
 from weave_net.api_access import Access
 from weave_net.api_messages import JsonResponse, read_form, truth_value
+from weave_net.engines import never_dead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from weave_ipam.ranges import Address, Network
     from weave_ipam.service import Interface, Ipam
+    from weave_net.engines import IsDead
 
     Path = tuple[str, list[str], Callable[[Request], Awaitable[Response]], Access]
 
@@ -37,10 +39,14 @@ MAX_WAIT_S = 3600.0
 
 
 class IpamApi:
-    """The handlers. `ipam`: None where allocation is off; then all paths but `/peer` are unknown."""
+    """The handlers. `ipam`: None where allocation is off; then all paths but `/peer` are unknown.
 
-    def __init__(self, ipam: Ipam | None) -> None:
+    `is_dead`: whether a container engine says that the container of this id does not run.
+    """
+
+    def __init__(self, ipam: Ipam | None, is_dead: IsDead = never_dead) -> None:
         self._maybe = ipam
+        self._is_dead = is_dead
 
     def paths(self) -> list[Path]:
         """Path, methods, handler and the right needed."""
@@ -51,6 +57,7 @@ class IpamApi:
             ("/ip/{id}/{address}/{length}", ["GET", "POST", "PUT"], self.subnet, Access.READ),
             ("/ring", ["GET"], self.ring, Access.CONTROL),
             ("/ipinfo/defaultsubnet", ["GET"], self.default_subnet, Access.READ),
+            ("/ipinfo/available", ["GET"], self.available, Access.READ),
             ("/ipinfo/tracker", ["GET"], self.tracker, Access.READ),
             ("/peer", ["DELETE"], self.leave, Access.LOCAL),
             ("/peer/{id:path}", ["DELETE"], self.remove_peer, Access.CONTROL),
@@ -110,19 +117,29 @@ class IpamApi:
 
     async def _allocate(self, request: Request, subnet: Network | None) -> Response:
         ipam, form = self._ipam, await read_form(request)
-        truth_value(form, "check-alive")  # no container engine is asked so far
-        wait = _wait(form)
+        check_alive, identifier, wait = truth_value(form, "check-alive"), request.path_params["id"], _wait(form)
+        before = ipam.owned().get(identifier, ()) if check_alive else ()
         try:
-            address = await _while_connected(
-                request, lambda: ipam.allocate(request.path_params["id"], subnet, wait=wait)
-            )
+            address = await _while_connected(request, lambda: ipam.allocate(identifier, subnet, wait=wait))
         except SettingsError as error:
             raise HTTPException(400, str(error)) from error
+        # Asked afterwards: whoever asks may have waited for long.
+        if check_alive and await self._released_of_dead(identifier, address, before):
+            return PlainTextResponse("cancelled")
         return PlainTextResponse(str(address))
+
+    async def _released_of_dead(self, identifier: str, address: Interface, before: Iterable[Interface]) -> bool:
+        """Whether the container is dead; then the address is free again, unless it was the container's before."""
+        if not await self._is_dead(identifier):
+            return False
+        if address.ip not in {earlier.ip for earlier in before}:
+            with suppress(NotFound):
+                await self._ipam.release(identifier, address.ip)
+        return True
 
     async def _claim(self, request: Request, text: str) -> Response:
         ipam, form = self._ipam, await read_form(request)
-        truth_value(form, "check-alive")
+        check_alive, identifier = truth_value(form, "check-alive"), request.path_params["id"]
         patient, wait = truth_value(form, "noErrorOnUnknown"), _wait(form)
         try:
             address = ip_interface(text)
@@ -130,13 +147,13 @@ class IpamApi:
             raise HTTPException(400, f"invalid CIDR address: {text}") from error
         if address.version != 4:
             raise HTTPException(400, "invalid Non-IPv4 address not supported: addresses of IPv6 are given by hand")
+        before = ipam.owned().get(identifier, ()) if check_alive else ()
         try:
-            await _while_connected(
-                request,
-                lambda: ipam.claim(request.path_params["id"], address, wait=wait, patient=patient),
-            )
+            await _while_connected(request, lambda: ipam.claim(identifier, address, wait=wait, patient=patient))
         except AddressInUse as error:
             raise HTTPException(400, f"Unable to claim: {error}") from error
+        if check_alive:
+            await self._released_of_dead(identifier, address, before)
         return Response(status_code=204)
 
     async def ring(self, request: Request) -> Response:
@@ -149,6 +166,12 @@ class IpamApi:
     async def default_subnet(self, _: Request) -> Response:
         """The subnet of requests that name none."""
         return PlainTextResponse(str(self._ipam.settings.default_subnet))
+
+    async def available(self, request: Request) -> Response:
+        """Whether an address of the default subnet, or of `subnet`, could be had now; 503 says why not."""
+        text = request.query_params.get("subnet")
+        reason = self._ipam.unavailable(None if text is None else _subnet(text))
+        return PlainTextResponse("ok\n" if reason is None else f"{reason}\n", 200 if reason is None else 503)
 
     async def tracker(self, _: Request) -> Response:
         """Whoever is told of address changes: nobody."""

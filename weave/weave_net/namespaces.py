@@ -22,13 +22,18 @@ def namespace_identity(path: str) -> str | None:
     """
     try:
         status = Path(path).stat()
-        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+        boot = boot_id()
     except OSError:
         return None
     # A name under /run/netns whose namespace was taken away is an ordinary file of that directory's file system.
     if status.st_dev != Path("/proc/self/ns/net").stat().st_dev or not stat.S_ISREG(status.st_mode):
         return None
     return f"{boot}/{status.st_ino}"
+
+
+def boot_id() -> str:
+    """Identifies this start of the host's kernel."""
+    return _BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def absolute_namespace_path(text: str) -> str:

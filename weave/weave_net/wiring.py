@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from weave_net.host_facts import HostFacts, read_host_facts
-from weave_net.namespaces import namespace_identity
+from weave_net.namespaces import boot_id, namespace_identity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -73,6 +73,8 @@ class Wiring:
     """By the name of the weave bridge."""
     namespace_identity: Callable[[str], str | None] = namespace_identity
     """Tells network namespaces apart, by path; None where there is none."""
+    boot_id: Callable[[], str] = boot_id
+    """Identifies the host's start."""
 
 
 def production_wiring() -> Wiring:

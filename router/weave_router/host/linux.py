@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from weave_router.host import address_watch, bridge_address, fdb, fdb_watch, problems, requests, vxlan_device
+from weave_router.host import (
+    address_watch,
+    bridge_address,
+    fdb,
+    fdb_watch,
+    firewall_watch,
+    problems,
+    requests,
+    sysctl,
+    vxlan_device,
+)
 from weave_router.host import bridge as bridges
 from weave_router.host import veth as veths
 from weave_router.host.firewall import Allowed, Firewall
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
 
     from weave_router.doors import (
         BridgeInfo,
+        ExposedSubnet,
         HeartbeatSocket,
         LocalAddresses,
         VethInfo,
@@ -101,6 +112,10 @@ class LinuxHost:
                     raise
             await trio.sleep(_DYING_NAMESPACE_POLL_S)
 
+    async def inspect(self, request: VethRequest) -> tuple[str, ...]:
+        """What of an attachment is not as it was made; see `doors.Host`."""
+        return await self._netlink.run(veths.inspect, request)
+
     async def detach(
         self, namespace: str | None, interface: str, host_interface: str, addresses: tuple[str, ...] = ()
     ) -> tuple[str, ...]:
@@ -156,9 +171,26 @@ class LinuxHost:
         return await self._firewall.allowed()
 
     async def close_vxlan(self, device: str) -> None:
-        """Remove the VXLAN device, then the table of our firewall rules; see `doors.Host`."""
+        """Remove the VXLAN device, then its firewall rules; see `doors.Host`."""
         await self._netlink.run(vxlan_device.remove_vxlan, device)
-        await self._firewall.remove()
+        await self._firewall.shut()
+
+    async def set_exposed(self, bridge: str, exposed: Sequence[ExposedSubnet]) -> None:
+        """Let containers and the outside reach each other through this host; see `doors.Host`."""
+        await self._firewall.expose(bridge, exposed)
+
+    def watch_rules(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """Time to repeat `set_exposed`; see `doors.Host`."""
+        return firewall_watch.watch_rules(self._netlink, self._firewall)
+
+    async def remove_rules(self, bridge: str) -> bool:
+        """Remove all firewall rules of ours; see `doors.Host`."""
+        requests.check_name(bridge)
+        return await self._firewall.remove()
+
+    async def forwards_packets(self) -> bool:
+        """Whether the kernel passes IPv4 packets on between devices; see `doors.Host`."""
+        return await self._netlink.run(_forwards_packets)
 
     def open_heartbeats(self, device: str, bridge: str) -> HeartbeatSocket:
         """A socket for heartbeats; see `doors.Host`."""
@@ -171,6 +203,10 @@ class LinuxHost:
 
 def _namespace_of_thread(_: Netlink) -> NamespaceIdentity:
     return current_namespace()
+
+
+def _forwards_packets(_: Netlink) -> bool:
+    return sysctl.forwards_packets()
 
 
 def _device_bytes(netlink: Netlink, name: str) -> tuple[int, int]:

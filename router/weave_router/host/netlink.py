@@ -10,7 +10,8 @@ import errno
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface, ip_network
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any
 
 from pyroute2.iproute.linux import IPRoute
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
 
-    from weave_router.doors import VxlanSettings
+    from weave_router.doors import ContainerRoute, VxlanSettings
 
 _IFF_UP = 1
 _PORT_FORWARDING = 3
@@ -141,12 +142,14 @@ class Netlink:
         with explained("configure the bridge"):
             self._ipr.link("set", index=index, kind="bridge", **_BRIDGE_SETTINGS)
 
-    def add_veth(self, name: str, peer: str, *, namespace: int, mtu: int, mac: str | None) -> Link | None:
-        """Create a veth whose other end starts its life in the namespace behind the descriptor `namespace`.
+    def add_veth(self, name: str, peer: str, *, namespace: int | None, mtu: int, mac: str | None) -> Link | None:
+        """Create a veth whose other end starts its life in the namespace behind the descriptor `namespace`, or here.
 
         None if either name is taken.
         """
-        inside: dict[str, object] = {"ifname": peer, "net_ns_fd": namespace, "mtu": mtu}
+        inside: dict[str, object] = {"ifname": peer, "mtu": mtu}
+        if namespace is not None:
+            inside["net_ns_fd"] = namespace
         if mac is not None:
             inside["address"] = mac
         with explained(f"create the interface {peer}"), _PRESENT_IS_FINE:
@@ -264,6 +267,36 @@ class Netlink:
         with explained(f"add the route {destination}"), _PRESENT_IS_FINE:
             self._ipr.route("add", dst=destination, oif=index, scope=_SCOPE_LINK)
 
+    def add_route(self, index: int, route: ContainerRoute) -> bool:
+        """Add a route through a device; False if there is one to the same destination already."""
+        with explained(f"add the route {_described(route)}"), _PRESENT_IS_FINE:
+            self._ipr.route("add", oif=index, **_route_options(route))
+            return True
+        return False
+
+    def remove_route(self, index: int, route: ContainerRoute) -> bool:
+        """Remove a route; False if it is gone already."""
+        with explained(f"remove the route {_described(route)}"), _NO_ROUTE_IS_FINE:
+            self._ipr.route("del", oif=index, **_route_options(route))
+            return True
+        return False
+
+    def has_route(self, index: int, route: ContainerRoute) -> bool:
+        """Whether a device has a route to the destination, by the same gateway."""
+        wanted = route.destination
+        length = wanted.prefixlen
+        with explained("list the routes of an interface"):
+            for message in self._dump("route", family=AF_INET if wanted.version == 4 else AF_INET6, oif=index):
+                if route.table is not None and message.get_attr("RTA_TABLE") != route.table:
+                    continue
+                text = message.get_attr("RTA_DST") or str(wanted.network_address.__class__(0))
+                if ip_network(f"{text}/{message['dst_len']}") != wanted or message["dst_len"] != length:
+                    continue
+                gateway = message.get_attr("RTA_GATEWAY")
+                if gateway == (None if route.gateway is None else str(route.gateway)):
+                    return True
+        return False
+
     def _dump(self, method: str, **arguments: object) -> list[Any]:
         # The kernel marks a dump during which something changed; it may lack entries or have them twice.
         for _ in range(_DUMP_ATTEMPTS - 1):
@@ -307,6 +340,7 @@ class _Tolerated:
 
 _ABSENT_IS_FINE = _Tolerated(errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 _PRESENT_IS_FINE = _Tolerated(errno.EEXIST)
+_NO_ROUTE_IS_FINE = _Tolerated(errno.ESRCH, errno.ENODEV, errno.ENXIO)
 
 
 def refusal(task: str, code: int) -> HostError:
@@ -319,6 +353,26 @@ def _host_error(task: str, code: int, text: str, known: Mapping[int, HostError] 
         return known[code]
     advice = _ADVICE.get(code)
     return HostError(f"cannot {task}: {text}" + (f"; {advice}" if advice else ""))
+
+
+def _described(route: ContainerRoute) -> str:
+    return f"{route.destination}" + ("" if route.gateway is None else f" via {route.gateway}")
+
+
+def _route_options(route: ContainerRoute) -> dict[str, object]:
+    options: dict[str, object] = {
+        "family": AF_INET if route.destination.version == 4 else AF_INET6,
+        "dst": str(route.destination),
+    }
+    if route.gateway is not None:
+        options["gateway"] = str(route.gateway)
+    scope = route.scope if route.scope is not None or route.gateway is not None else _SCOPE_LINK
+    given = {"scope": scope, "priority": route.priority, "table": route.table}
+    options |= {name: value for name, value in given.items() if value is not None}
+    metrics = {name: value for name, value in (("mtu", route.mtu), ("advmss", route.advmss)) if value is not None}
+    if metrics:
+        options["metrics"] = metrics
+    return options
 
 
 def _link(message: Any) -> Link:

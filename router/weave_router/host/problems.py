@@ -19,6 +19,10 @@ class VethElsewhereError(HostError):
     """The host side of a veth exists already, and its other end is in another namespace."""
 
 
+class InterfaceExistsError(HostError):
+    """An interface that was to be new is there already."""
+
+
 class NoNftError(HostError):
     """The program nft is missing."""
 
@@ -81,6 +85,11 @@ def interface_taken(interface: str, namespace: str) -> HostError:
         f"{namespace} already has an interface {interface} that does not lead to this weave network; "
         "remove it or choose another interface name"
     )
+
+
+def interface_exists(interface: str, namespace: str) -> InterfaceExistsError:
+    """The container has an interface of that name, whoever's, and a new one was asked for."""
+    return InterfaceExistsError(f"{namespace} already has an interface {interface}; it cannot be added again")
 
 
 def interface_renamed(interface: str, namespace: str) -> HostError:
@@ -151,9 +160,43 @@ def nft_refused(text: str) -> HostError:
     )
 
 
-def nft_hangs(seconds: float) -> HostError:
-    """The program nft was ended after its time limit."""
+def no_nft_to_masquerade() -> NoNftError:
+    """Addresses of exposed subnets cannot be translated."""
+    return NoNftError(
+        "containers and the outside do not reach each other through this host, since the program nft, which sets the "
+        "address translation of exposed subnets, is not installed: install the package nftables"
+    )
+
+
+def masquerade_refused(text: str) -> HostError:
+    """The program nft failed over the address translation."""
     return HostError(
-        f"nft did not finish within {seconds:g} seconds; another program may be busy with the firewall, "
+        "containers and the outside may not reach each other through this host: cannot set the address translation of "
+        f"exposed subnets, nft says: {text}; the router must be root, and the kernel needs the modules nf_tables, "
+        "nft_chain_nat and nft_masq (`modprobe nft_masq`, Linux 5.2)"
+    )
+
+
+def no_iptables(program: str) -> HostError:
+    """There is a FORWARD chain, and nobody to add to it."""
+    return HostError(
+        f"the chain FORWARD of this host's firewall may drop packets of containers, and {program}, which would add our "
+        f"rules to it, is not installed: install the package iptables, or let pass what comes from and goes to the "
+        "bridge by hand"
+    )
+
+
+def forward_refused(program: str, text: str) -> HostError:
+    """A program of iptables failed over our rules."""
+    return HostError(
+        "the chain FORWARD of this host's firewall may drop packets of containers: cannot keep our rules in it, "
+        f"{program} says: {text}; see `{program} -S FORWARD`, and let pass what comes from and goes to the bridge"
+    )
+
+
+def program_hangs(program: str, seconds: float) -> HostError:
+    """A program was ended after its time limit."""
+    return HostError(
+        f"{program} did not finish within {seconds:g} seconds; another program may be busy with the firewall, "
         "see `ps -C nft,iptables,firewalld`"
     )

@@ -52,6 +52,11 @@ def prepare_for_addresses(device: str, *, ipv6: bool) -> None:
         _write("ipv6", "conf", device, "disable_ipv6", value=0)
 
 
+def forwards_packets() -> bool:
+    """Whether IPv4 packets are passed on from one device to another."""
+    return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "0"
+
+
 def _refuse_router_advertisements(device: str) -> None:
     # Any container could otherwise become everybody's IPv6 router (CVE-2020-11091).
     _write("ipv6", "conf", device, "accept_ra", value=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,8 @@ def attach(netlink: Netlink, request: VethRequest, own: NamespaceIdentity) -> Ve
     Raises VethElsewhereError when the host's side leads into another namespace, maybe one that is ending.
     """
     requests.check_request(request)
+    if request.namespace is None:
+        return _attach_loose(netlink, request)
     with NetworkNamespace(request.namespace) as namespace, ExitStack() as undo:
         if namespace.identity == own:
             raise problems.own_namespace(request.namespace)
@@ -82,7 +84,82 @@ def attach(netlink: Netlink, request: VethRequest, own: NamespaceIdentity) -> Ve
         mac=inside.link.mac,
         mtu=inside.link.mtu,
         addresses=tuple(str(address) for address in inside.addresses),
+        host_mac=host.mac,
     )
+
+
+def _attach_loose(netlink: Netlink, request: VethRequest) -> VethInfo:
+    """Make a veth whose container's end an engine will move: both ends are ours until then."""
+    with ExitStack() as undo:
+        bridge = require_bridge(netlink, request.bridge)
+        host = netlink.find(request.host_interface)
+        if host is None:
+            host = netlink.add_veth(
+                request.host_interface, request.interface, namespace=None, mtu=request.mtu, mac=request.mac
+            )
+            if host is None:
+                raise problems.interface_exists(request.interface, "this host")
+            undo.callback(netlink.remove, host.index)
+        elif request.create or netlink.find(request.interface) is None:
+            raise problems.interface_exists(request.host_interface, "this host")
+        _make_port(netlink, host, bridge, request)
+        loose = netlink.require(request.interface)
+        sysctl.tune_container_interface(request.interface, ipv6=False)
+        netlink.set_superframe_limit(loose.index, superframe_limit(request.mtu))
+        fdb.pin(host.index, request.host_interface, request.bridge, loose.mac)
+        # In the container's name, since nobody does it when the engine has moved the interface.
+        with explained(f"send through {request.bridge}"), closing(open_packet_socket(request.bridge)) as announcer:
+            _announce(_Inside(loose, request.addresses, announcer), request)
+        undo.pop_all()
+    return VethInfo(
+        interface=request.interface,
+        host_interface=request.host_interface,
+        mac=loose.mac,
+        mtu=loose.mtu,
+        addresses=tuple(str(address) for address in request.addresses),
+        host_mac=host.mac,
+    )
+
+
+def inspect(netlink: Netlink, request: VethRequest) -> tuple[str, ...]:
+    """`doors.Host.inspect`."""
+    requests.check_request(request)
+    bridge = require_bridge(netlink, request.bridge)
+    host = netlink.find(request.host_interface)
+    if host is None:
+        return (f"{request.host_interface}, the host's end of {request.interface}, is gone",)
+    found = []
+    if host.master != bridge.index:
+        found.append(f"{host.name} is no port of the bridge {bridge.name}")
+    if not host.up:
+        found.append(f"{host.name} is down")
+    if request.namespace is None:
+        return tuple(found)
+    with NetworkNamespace(request.namespace) as namespace:
+        if not _leads_into(netlink, host, namespace):
+            return (*found, f"{host.name} does not lead into {request.namespace}")
+        return (*found, *namespace.run(_inspect_inside, request, host.peer_index))
+
+
+def _inspect_inside(request: VethRequest, index: int | None) -> tuple[str, ...]:
+    with Netlink() as netlink:
+        link = netlink.find(request.interface)
+        if link is None or link.index != index:
+            return (f"{request.namespace} has no interface {request.interface} that leads to the bridge",)
+        found = []
+        if not link.up:
+            found.append(f"{link.name} is down")
+        if request.mac is not None and link.mac != request.mac:
+            found.append(f"{link.name} has the MAC address {link.mac}, not {request.mac}")
+        present = netlink.addresses(link.index)
+        found += [f"{link.name} lacks the address {text}" for text in request.addresses if text not in present]
+        found += [
+            f"{link.name} lacks the route to {route.destination}"
+            + ("" if route.gateway is None else f" via {route.gateway}")
+            for route in request.routes
+            if not netlink.has_route(link.index, route)
+        ]
+        return tuple(found)
 
 
 def detach(
@@ -147,10 +224,13 @@ def _host_side(netlink: Netlink, request: VethRequest, namespace: NetworkNamespa
             mac=request.mac,
         )
         if host is None:
-            raise problems.interface_taken(request.interface, request.namespace)
+            refusal = problems.interface_exists if request.create else problems.interface_taken
+            raise refusal(request.interface, namespace.path)
         undo.callback(netlink.remove, host.index)  # takes the container's end along
     elif not _leads_into(netlink, host, namespace):
-        raise problems.veth_elsewhere(request.host_interface, request.namespace)
+        raise problems.veth_elsewhere(request.host_interface, namespace.path)
+    elif request.create:
+        raise problems.interface_exists(request.interface, namespace.path)
     return host
 
 
@@ -174,7 +254,7 @@ def _set_up_inside(request: VethRequest, index: int | None) -> _Inside:
     with Netlink() as netlink, ExitStack() as undo:
         link = netlink.find(request.interface)
         if link is None or link.index != index:
-            raise problems.interface_renamed(request.interface, request.namespace)
+            raise problems.interface_renamed(request.interface, str(request.namespace))
         ipv6 = any(address.version == 6 for address in request.addresses)
         sysctl.tune_container_interface(request.interface, ipv6=ipv6)
         if link.mtu != request.mtu:
@@ -189,6 +269,9 @@ def _set_up_inside(request: VethRequest, index: int | None) -> _Inside:
         undo.callback(announcer.close)
         if request.multicast_route:
             netlink.add_link_route(link.index, _MULTICAST)  # needs the interface up, hence last
+        for route in sorted(request.routes, key=lambda route: route.gateway is not None):  # to a gateway first
+            if netlink.add_route(link.index, route):
+                undo.callback(netlink.remove_route, link.index, route)
         link = netlink.require(request.interface)
         inside = _Inside(link, tuple(netlink.addresses(link.index)), announcer)
         undo.pop_all()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
     from types import TracebackType
 
-    from weave_router.doors import VethRequest, VxlanEntry, VxlanSettings
+    from weave_router.doors import ContainerRoute, ExposedSubnet, VethRequest, VxlanEntry, VxlanSettings
     from weave_router.errors import HostError
     from weave_router.host.requests import Address
 
@@ -44,6 +44,7 @@ class ContainerInterface:
     mtu: int
     addresses: list[Address] = field(default_factory=list)
     multicast_route: bool = False
+    routes: list[ContainerRoute] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +102,11 @@ class RecordingHost:
         """(namespace path, address) of each announcement; OWN_NAMESPACE for addresses of the bridge."""
         self.heartbeats = RecordedHeartbeats()
         self.allowed: Allowed | None = None
-        """What the firewall's sets hold; None while there is no table."""
+        """What the firewall's sets hold; None while there are no rules of VXLAN."""
+        self.exposed: tuple[ExposedSubnet, ...] | None = None
+        """What `set_exposed` was told last; None while there are no such rules."""
+        self.forwarding = True
+        """Whether the host passes packets on."""
         self.messages = 0
         """Netlink messages that changes of forwarding entries would have taken."""
         self.closed = False
@@ -110,6 +115,8 @@ class RecordingHost:
         self._last_index = 1
         self._failures: dict[str, list[HostError]] = {}
         self._addresses_changed = trio.Event()
+        self._rules_changes = 0
+        self._rules_changed = trio.Event()
 
     async def __aenter__(self) -> RecordingHost:
         await trio.lowlevel.checkpoint()
@@ -159,6 +166,12 @@ class RecordingHost:
         """Let the bridge forget an address from which nothing has come for long."""
         self._require_bridge(bridge)
         self._tables.drop(bridge, mac)
+
+    def change_rules(self) -> None:
+        """Let somebody change firewall rules; what `exposed` and `allowed` are then is the caller's choice."""
+        self._rules_changes += 1
+        self._rules_changed.set()
+        self._rules_changed = trio.Event()
 
     def fail_next(self, method: str, error: HostError) -> None:
         """Let the next call of a method fail before it does anything."""
@@ -232,20 +245,22 @@ class RecordingHost:
         """Join a namespace to the bridge; see `doors.Host`."""
         await self._record("attach", request)
         requests.check_request(request)
-        namespace = self.namespaces.get(request.namespace)
+        path = OWN_NAMESPACE if request.namespace is None else request.namespace
+        namespace = self.namespaces.get(path)
         if namespace is None:
-            raise problems.no_namespace(request.namespace)
-        if namespace is self._own:
-            raise problems.own_namespace(request.namespace)
+            raise problems.no_namespace(path)
+        if namespace is self._own and request.namespace is not None:
+            raise problems.own_namespace(path)
         self._require_bridge(request.bridge)
-        device, inside = self._veth(request, namespace)
+        device, inside = self._veth(request, path, namespace)
         device.mtu, device.bridge, device.hairpin, device.up = request.mtu, request.bridge, request.hairpin, True
         inside.mtu = request.mtu
         inside.multicast_route = inside.multicast_route or request.multicast_route
+        inside.routes += (route for route in request.routes if route not in inside.routes)
         for address in request.addresses:
             if address not in inside.addresses:
                 inside.addresses.append(address)
-            self.announced.append((request.namespace, str(address)))
+            self.announced.append((path, str(address)))
             self._tables.point(request.bridge, bytes.fromhex(inside.mac.replace(":", "")), device.name)
         return VethInfo(
             interface=inside.name,
@@ -253,7 +268,20 @@ class RecordingHost:
             mac=inside.mac,
             mtu=inside.mtu,
             addresses=tuple(str(address) for address in inside.addresses),
+            host_mac=device.mac,
         )
+
+    async def inspect(self, request: VethRequest) -> tuple[str, ...]:
+        """What of an attachment is not as it was made; see `doors.Host`."""
+        await self._record("inspect", request)
+        self._require_bridge(request.bridge)
+        device = self.devices.get(request.host_interface)
+        if device is None or device.peer is None:
+            return (f"{request.host_interface}, the host's end of {request.interface}, is gone",)
+        found = [] if device.bridge == request.bridge else [f"{device.name} is no port of the bridge {request.bridge}"]
+        peer = device.peer
+        found += [f"{peer.name} lacks the address {text}" for text in request.addresses if text not in peer.addresses]
+        return tuple(found)
 
     async def detach(
         self, namespace: str | None, interface: str, host_interface: str, addresses: tuple[str, ...] = ()
@@ -357,13 +385,38 @@ class RecordingHost:
         return frozenset() if self.allowed is None else self.allowed.data
 
     async def close_vxlan(self, device: str) -> None:
-        """Remove the VXLAN device, then the table of our firewall rules; see `doors.Host`."""
+        """Remove the VXLAN device, then its firewall rules; see `doors.Host`."""
         await self._record("close_vxlan", device)
         requests.check_name(device)
         found = self.devices.get(device)
         if found is not None and found.kind == "vxlan":
             self._remove(found)
         self.allowed = None
+
+    async def set_exposed(self, bridge: str, exposed: Sequence[ExposedSubnet]) -> None:
+        """Let containers and the outside reach each other through this host; see `doors.Host`."""
+        await self._record("set_exposed", bridge, tuple(exposed))
+        requests.check_name(bridge)
+        self.exposed = tuple(exposed)
+
+    @asynccontextmanager
+    async def watch_rules(self) -> AsyncIterator[AsyncIterator[None]]:
+        """Time to repeat `set_exposed`; see `doors.Host`."""
+        await self._record("watch_rules")
+        yield _RulesChanges(self)
+
+    async def remove_rules(self, bridge: str) -> bool:
+        """Remove all firewall rules of ours; see `doors.Host`."""
+        await self._record("remove_rules", bridge)
+        requests.check_name(bridge)
+        found = bool(self.exposed) or self.allowed is not None
+        self.exposed = self.allowed = None
+        return found
+
+    async def forwards_packets(self) -> bool:
+        """Whether the host passes packets on; see `doors.Host`."""
+        await self._record("forwards_packets")
+        return self.forwarding
 
     def open_heartbeats(self, device: str, bridge: str) -> RecordedHeartbeatSocket:
         """A socket for heartbeats; see `doors.Host`."""
@@ -395,11 +448,12 @@ class RecordingHost:
             raise problems.not_a_bridge(name, bridge.kind)
         return bridge
 
-    def _veth(self, request: VethRequest, namespace: Namespace) -> tuple[Device, ContainerInterface]:
+    def _veth(self, request: VethRequest, path: str, namespace: Namespace) -> tuple[Device, ContainerInterface]:
         device = self.devices.get(request.host_interface)
         if device is None:
             if request.interface in namespace.interfaces:
-                raise problems.interface_taken(request.interface, request.namespace)
+                refusal = problems.interface_exists if request.create else problems.interface_taken
+                raise refusal(request.interface, path)
             device = self.add_device(request.host_interface, "veth", request.mtu)
             mac = request.mac.lower() if request.mac else device.mac.replace("02:00", "02:01", 1)
             inside = ContainerInterface(name=request.interface, mac=mac, mtu=request.mtu)
@@ -407,9 +461,11 @@ class RecordingHost:
             device.namespace, device.peer = namespace, inside
             return device, inside
         if device.peer is None or device.namespace is not namespace:
-            raise problems.veth_elsewhere(request.host_interface, request.namespace)
+            raise problems.veth_elsewhere(request.host_interface, path)
+        if request.create:
+            raise problems.interface_exists(request.interface, path)
         if namespace.interfaces.get(request.interface) is not device.peer:
-            raise problems.interface_renamed(request.interface, request.namespace)
+            raise problems.interface_renamed(request.interface, path)
         return device, device.peer
 
     def _tell_watchers(self) -> None:
@@ -449,3 +505,20 @@ class _AddressChanges:
     def _present(self) -> tuple[Address, ...]:
         device = self._host.devices.get(self._bridge)
         return () if device is None or device.kind != "bridge" else tuple(device.addresses)
+
+
+class _RulesChanges:
+    """The recorder's iterator of `watch_rules`."""
+
+    def __init__(self, host: RecordingHost) -> None:
+        self._host = host
+        self._seen = -1
+
+    def __aiter__(self) -> _RulesChanges:
+        return self
+
+    async def __anext__(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while self._host._rules_changes == self._seen:
+            await self._host._rules_changed.wait()
+        self._seen = self._host._rules_changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from weave_net.host_facts import HostFacts
@@ -11,9 +12,18 @@ from weave_router.testing.hosts import Namespace, RecordingHost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from ipaddress import IPv4Interface
 
     from weave_router.doors import Host
     from weave_router.shell.settings import RouterSettings
+
+
+BRIDGE_ADDRESS = IPv4Address("10.32.0.254")
+
+
+async def bridge_address(_: IPv4Interface) -> IPv4Address:
+    """In place of `Exposures.gateway`."""
+    return BRIDGE_ADDRESS
 
 
 class FakeWiring:
@@ -34,6 +44,7 @@ class FakeWiring:
             open_host=lambda: self.host,
             read_facts=lambda _: self.facts,
             namespace_identity=self.identify,
+            boot_id=lambda: "this boot",
         )
 
     def identify(self, path: str) -> str | None:

@@ -1,0 +1,375 @@
+"""What the plugins do at each CNI command: checked requests in, results out, the daemon's API in between.
+
+`weave-net` makes interfaces; addresses come from the daemon, or from another plugin that the caller is asked to run
+(`Delegate`). `weave-ipam` gives addresses to other plugins. Whatever fails, nothing is left of an ADD.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from weave_cni.config import IpamConfig, NetConfig, read_ipam_config, read_net_config
+from weave_cni.daemon_api import OWNER
+from weave_cni.errors import CniError, Code
+from weave_cni.result import addresses_result, attachment_result, read_result, write_result
+from weave_cni.versions import NEWEST, SUPPORTED
+from weave_cni.wishes import Wishes, read_wishes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from weave_cni.daemon_api import DaemonApi
+    from weave_cni.request import Request
+    from weave_cni.result import Result
+
+Delegate = Callable[[str, str], Awaitable[Any]]
+"""Runs another plugin, by type and command, with the environment and configuration of the call; gives its result.
+
+Raises `CniError` with what it answers.
+"""
+
+NAME_SERVER_WAIT_S = 0.5
+"""The name server listens a moment after the host got its address on the network."""
+NAME_SERVER_POLL_S = 0.01
+_NAME_SERVER_FORGIVEN_S = 60.0
+
+_UNKNOWN_COMMAND_CODES = (Code.INCOMPATIBLE_VERSION, Code.INVALID_ENVIRONMENT)
+"""What plugins answer that do not know GC or STATUS."""
+
+BRIDGE = "bridge"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request with what came beside it."""
+
+    request: Request
+    delegate: Delegate
+    descriptor: int | None = None
+    """Of the container's namespace, where its path means nothing to the daemon."""
+
+
+class Operations:
+    """Serves calls. `api`: of the daemon."""
+
+    def __init__(self, api: DaemonApi) -> None:
+        self._api = api
+        self._deaf_until = 0.0
+
+    async def serve(self, call: Call) -> Result | None:
+        """Do what is asked; the object to print, if any. Raises `CniError`."""
+        request = call.request
+        if request.command == "VERSION":
+            return {"cniVersion": NEWEST, "supportedVersions": list(SUPPORTED)}
+        operations = self._of_ipam if request.plugin == "weave-ipam" else self._of_net
+        result = await operations[request.command](call)
+        return None if result is None else write_result(result, request.version)
+
+    async def undo(self, call: Call) -> None:
+        """Take back an ADD whose caller went away before it had the answer."""
+        request = call.request
+        if request.plugin == "weave-ipam":
+            await self._api.release(_identifier(request))
+        else:
+            await self._api.detach(request.container, request.interface, request.network)
+
+    @property
+    def _of_net(self) -> Mapping[str, Callable[[Call], Awaitable[Result | None]]]:
+        return {
+            "ADD": self._add,
+            "DEL": self._delete,
+            "CHECK": self._check,
+            "STATUS": self._status,
+            "GC": self._collect,
+        }
+
+    @property
+    def _of_ipam(self) -> Mapping[str, Callable[[Call], Awaitable[Result | None]]]:
+        return {
+            "ADD": self._allocate,
+            "DEL": self._release,
+            "CHECK": self._check_addresses,
+            "STATUS": self._status,
+            "GC": self._collect,
+        }
+
+    # --- weave-net --------------------------------------------------------------------------------------------------
+
+    async def _add(self, call: Call) -> Result:
+        request = call.request
+        config, wishes = read_net_config(request.config), read_wishes(request)
+        previous = None if request.previous is None else read_result(request.previous, "the plugins before")
+        if config.bridge and config.bridge != (own := await self._api.bridge()):
+            raise CniError(
+                Code.INVALID_CONFIG, f"the bridge is {own}, not {config.bridge!r} (weave launch --weave-bridge)"
+            )
+        body: dict[str, Any] = {
+            "netns": request.netns,
+            "owner": OWNER,
+            "network": request.network,
+            "create": True,
+            "keep": True,
+            "multicast_route": False,
+            "hairpin": config.hairpin,
+            "names": list(wishes.names),
+            "mtu": config.mtu,
+            "mac": wishes.mac,
+        }
+        if call.descriptor is not None:
+            body["descriptor"] = call.descriptor
+        if config.ipam.delegated:
+            return await self._add_delegated(call, config, wishes, body, previous)
+        body["addresses"] = await self._addresses(config.ipam, wishes)
+        body["routes"] = list(config.ipam.routes)
+        without = not config.ipam.routes or any("gw" not in route for route in config.ipam.routes)
+        body["gateway"] = config.ipam.gateway or (BRIDGE if without else None)
+        attachment = await self._api.attach(request.container, request.interface, body)
+        async with self._detached_unless_told(request):
+            return attachment_result(attachment, request.netns, await self._dns(wishes), previous)
+
+    async def _add_delegated(
+        self, call: Call, config: NetConfig, wishes: Wishes, body: dict[str, Any], previous: Result | None
+    ) -> Result:
+        request = call.request
+        async with self._undone_by(call, config.ipam.type):
+            given = read_result(await call.delegate(config.ipam.type, "ADD"), config.ipam.type)
+            if not given["ips"]:
+                raise CniError(Code.INVALID_CONFIG, f"{config.ipam.type} gave no address")
+            try:
+                body["addresses"] = [str(ip_interface(entry["address"])) for entry in given["ips"]]
+            except (KeyError, ValueError, TypeError) as error:
+                raise CniError(Code.UNDECODABLE, f"{config.ipam.type} gave no address: {error}") from error
+            gateway = next((entry["gateway"] for entry in given["ips"] if entry.get("gateway")), None)
+            body["gateway"] = gateway if given["routes"] else None
+            body["routes"] = [_known_route(route) for route in given["routes"]]
+            attachment = await self._api.attach(request.container, request.interface, body)
+            dns = dict(wishes.dns) or dict(given["dns"])
+            return attachment_result({**attachment, "gateway": gateway}, request.netns, dns, previous)
+
+    @asynccontextmanager
+    async def _detached_unless_told(self, request: Request) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._api.detach(request.container, request.interface, request.network)
+            raise
+
+    @asynccontextmanager
+    async def _undone_by(self, call: Call, plugin: str) -> AsyncIterator[None]:
+        """If the block fails, the delegated plugin is told to delete what it added, perhaps half."""
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                try:
+                    await call.delegate(plugin, "DEL")
+                except CniError as error:
+                    _log.warning("%s could not take back what it added: %s", plugin, error.message)
+            raise
+
+    async def _addresses(self, config: IpamConfig, wishes: Wishes) -> list[str]:
+        if not wishes.addresses:
+            return ["net:default" if config.subnet is None else f"net:{config.subnet}"]
+        subnet = config.subnet or await self._api.default_subnet()
+        return [_with_length(text, subnet) for text in wishes.addresses]
+
+    async def _dns(self, wishes: Wishes) -> dict[str, Any]:
+        """Settings of the resolver: those given, else our name server where there is one."""
+        if wishes.dns:
+            return dict(wishes.dns)
+        deadline = trio.current_time() + (NAME_SERVER_WAIT_S if trio.current_time() >= self._deaf_until else 0.0)
+        while (server := await self._api.name_server()) is None:
+            if trio.current_time() >= deadline:
+                self._deaf_until = trio.current_time() + _NAME_SERVER_FORGIVEN_S
+                return {}
+            await trio.sleep(NAME_SERVER_POLL_S)
+        address, domain = server
+        return {"nameservers": [address], "domain": domain, "search": [domain]}
+
+    async def _delete(self, call: Call) -> None:
+        request = call.request
+        await self._api.detach(request.container, request.interface, request.network)
+        plugin = _ipam_type(request)
+        if plugin is not None:
+            await call.delegate(plugin, "DEL")
+
+    async def _check(self, call: Call) -> None:
+        request = call.request
+        known = await self._api.attachment(request.container, request.interface)
+        if known is None or known["owner"] != OWNER or known["network"] != request.network:
+            raise CniError(
+                Code.CHECK_FAILED, f"{request.container} has no interface {request.interface} of {request.network}"
+            )
+        problems = await self._api.problems(request.container, request.interface, call.descriptor)
+        told = {_plain(entry.get("address")) for entry in _own_ips(request)}
+        lost = told - {_plain(text) for text in known["addresses"]}
+        problems += [f"the address {text} of prevResult is not known" for text in sorted(filter(None, lost))]
+        if problems:
+            raise CniError(Code.CHECK_FAILED, "not as it was added: " + "; ".join(problems))
+        plugin = _ipam_type(request)
+        if plugin is not None:
+            await call.delegate(plugin, "CHECK")
+
+    async def _status(self, call: Call) -> None:
+        request = call.request
+        config = read_ipam_config(request.config)
+        if config.delegated:
+            try:
+                await call.delegate(config.type, "STATUS")
+            except CniError as error:
+                if error.code not in _UNKNOWN_COMMAND_CODES:
+                    raise
+            return
+        reason = await self._api.why_no_addresses(config.subnet)
+        if reason is not None:
+            raise CniError(Code.NOT_AVAILABLE, f"no address could be had: {reason}")
+
+    async def _collect(self, call: Call) -> None:
+        request = call.request
+        valid = _valid_attachments(request)
+        if valid is None:
+            return
+        errors = []
+        stale: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        if request.plugin != "weave-ipam":
+            for container, interface in await self._api.attachments(request.network):
+                if (container, interface) not in valid:
+
+                    async def detach(container: str = container, interface: str = interface) -> None:
+                        await self._api.detach(container, interface, request.network)
+
+                    stale.append((f"{interface} of {container}", detach))
+        prefix = f"{OWNER}:{request.network}:"
+        for identifier in await self._api.identifiers(prefix):
+            container, _, interface = identifier.removeprefix(prefix).partition(":")
+            if (container, interface) not in valid:
+
+                async def release(identifier: str = identifier) -> None:
+                    await self._api.release(identifier)
+
+                stale.append((f"addresses of {container}", release))
+        for what, remove in stale:
+            _log.info("network %s: %s is no more and is removed", request.network, what)
+            try:
+                await remove()
+            except CniError as error:
+                errors.append(f"{what}: {error.message}")
+        plugin = _ipam_type(request)
+        if plugin is not None:
+            try:
+                await call.delegate(plugin, "GC")
+            except CniError as error:
+                if error.code not in _UNKNOWN_COMMAND_CODES:
+                    errors.append(f"{plugin}: {error.message}")
+        if errors:
+            raise CniError(Code.INTERNAL, "not everything could be removed: " + "; ".join(errors))
+
+    # --- weave-ipam -------------------------------------------------------------------------------------------------
+
+    async def _allocate(self, call: Call) -> Result:
+        request = call.request
+        config, wishes = read_ipam_config(request.config), read_wishes(request)
+        identifier = _identifier(request)
+        if await self._api.recorded(identifier):
+            raise CniError(Code.TAKEN, f"{request.interface} of {request.container} has an address already")
+        given: list[str] = []
+        try:
+            for text in wishes.addresses:
+                wanted = _with_length(text, config.subnet or await self._api.default_subnet())
+                await self._api.claim(identifier, wanted)
+                given.append(wanted)
+            if not wishes.addresses:
+                given.append(await self._api.allocate(identifier, config.subnet))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._api.release(identifier)
+            raise
+        # Without a gateway configured there is none: where packets go from the container is the main plugin's business.
+        routes = config.routes or (({"dst": "0.0.0.0/0"},) if config.gateway is not None else ())
+        return addresses_result(given, config.gateway, routes, wishes.dns)
+
+    async def _release(self, call: Call) -> None:
+        await self._api.release(_identifier(call.request))
+
+    async def _check_addresses(self, call: Call) -> None:
+        request = call.request
+        recorded = {_plain(text) for text in await self._api.recorded(_identifier(request))}
+        if not recorded:
+            raise CniError(Code.CHECK_FAILED, f"{request.interface} of {request.container} has no address recorded")
+        told = {_plain(entry.get("address")) for entry in read_result(request.previous, "prevResult")["ips"]}
+        if not recorded & told:
+            raise CniError(
+                Code.CHECK_FAILED, f"{request.container} has {sorted(recorded)} recorded, not {sorted(told)}"
+            )
+
+
+def _identifier(request: Request) -> str:
+    """Under which the allocator has the addresses that `weave-ipam` gave."""
+    return f"{OWNER}:{request.network}:{request.container}:{request.interface}"
+
+
+def _ipam_type(request: Request) -> str | None:
+    """The delegated plugin; read without judging the rest, which must not keep anything from being removed."""
+    if request.plugin == "weave-ipam":
+        return None
+    ipam = request.config.get("ipam")
+    plugin = ipam.get("type") if isinstance(ipam, dict) else None
+    return plugin if isinstance(plugin, str) and IpamConfig(type=plugin).delegated else None
+
+
+def _valid_attachments(request: Request) -> set[tuple[str, str]] | None:
+    """What GC must spare; None if the runtime does not know. Raises `CniError`."""
+    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+        listed = request.config.get(key)
+        if listed is None:
+            continue
+        if not isinstance(listed, list) or not all(
+            isinstance(entry, dict) and {"containerID", "ifname"} <= entry.keys() for entry in listed
+        ):
+            raise CniError(Code.INVALID_CONFIG, f'{key} must be a list of {{"containerID", "ifname"}}')
+        return {(str(entry["containerID"]), str(entry["ifname"])) for entry in listed}
+    return None
+
+
+def _own_ips(request: Request) -> list[dict[str, Any]]:
+    """The addresses in prevResult that are of our interface; all, where it does not say."""
+    previous = read_result(request.previous, "prevResult")
+    interfaces = previous["interfaces"]
+    ours = [
+        index
+        for index, entry in enumerate(interfaces)
+        if entry.get("name") == request.interface and entry.get("sandbox")
+    ]
+    return [entry for entry in previous["ips"] if entry.get("interface") is None or entry["interface"] in ours]
+
+
+def _known_route(route: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
+    return {name: route[name] for name in names if route.get(name) not in (None, "")}
+
+
+def _with_length(text: str, subnet: str | None) -> str:
+    """`address/len`; without a length, that of the subnet if the address is in it, else a host's. Raises `CniError`."""
+    try:
+        address = ip_interface(text)
+        if "/" in text:
+            return str(address)
+        if subnet is not None and address.ip in ip_interface(subnet).network:
+            return f"{address.ip}/{ip_interface(subnet).network.prefixlen}"
+        return f"{address.ip}/{ip_address(text).max_prefixlen}"
+    except ValueError as error:
+        raise CniError(Code.INVALID_CONFIG, f"the address cannot be read: {error}") from error
+
+
+def _plain(text: Any) -> str:
+    return str(text or "").partition("/")[0]

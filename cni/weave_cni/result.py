@@ -1,0 +1,122 @@
+"""Results of CNI calls: made from what the daemon did, and written in the version that the runtime speaks.
+
+Inside, a result is an object in the form of version 1.1.0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from weave_cni.errors import CniError, Code
+from weave_cni.versions import at_least
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Result = dict[str, Any]
+
+_ROUTE_FIELDS_OF_OLD = ("dst", "gw")
+_SANDBOX_ONLY = ("mtu", "socketPath", "pciID")
+"""Of an interface; new in 1.1.0."""
+
+
+def empty_result() -> Result:
+    """Nothing yet."""
+    return {"interfaces": [], "ips": [], "routes": [], "dns": {}}
+
+
+def read_result(value: Any, origin: str) -> Result:
+    """A result of another plugin, in any version. Raises `CniError` that names its `origin`."""
+    if not isinstance(value, dict):
+        raise CniError(Code.UNDECODABLE, f"the result of {origin} is no object")
+    result = empty_result()
+    for name in ("interfaces", "ips", "routes"):
+        entries = value.get(name) or []
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise CniError(Code.UNDECODABLE, f"the result of {origin} has no list of objects in {name!r}")
+        result[name] = [dict(entry) for entry in entries]
+    for old in ("ip4", "ip6"):  # before 0.3.0
+        if isinstance(value.get(old), dict) and value[old].get("ip"):
+            result["ips"].append({"address": value[old]["ip"], "gateway": value[old].get("gateway")})
+            result["routes"] += [dict(route) for route in value[old].get("routes") or []]
+    dns = value.get("dns") or {}
+    if not isinstance(dns, dict):
+        raise CniError(Code.UNDECODABLE, f"the result of {origin} has no object in 'dns'")
+    result["dns"] = dict(dns)
+    return result
+
+
+def attachment_result(
+    attachment: Mapping[str, Any], sandbox: str, dns: Mapping[str, Any], previous: Result | None
+) -> Result:
+    """What ADD of `weave-net` answers, added to what plugins before it answered.
+
+    The bridge comes first: `firewall` takes it for that of `ingressPolicy`. The host's side of the veth is what
+    `bandwidth` looks for.
+    """
+    before = previous or empty_result()
+    bridge, mtu = attachment["bridge"], attachment["mtu"]
+    interfaces = [
+        {"name": bridge["name"], "mac": bridge["mac"], "mtu": bridge["mtu"]},
+        {"name": attachment["host_interface"], "mac": attachment["host_mac"], "mtu": mtu},
+        {"name": attachment["interface"], "mac": attachment["mac"], "mtu": mtu, "sandbox": sandbox},
+    ]
+    index = len(before["interfaces"]) + len(interfaces) - 1
+    gateway = attachment.get("gateway")
+    ips = [
+        {"address": text, "interface": index, **({"gateway": gateway} if _same_family(text, gateway) else {})}
+        for text in attachment["addresses"]
+    ]
+    return {
+        "interfaces": [*before["interfaces"], *interfaces],
+        "ips": [*before["ips"], *ips],
+        "routes": [*before["routes"], *attachment["routes"]],
+        "dns": dict(dns) or before["dns"],
+    }
+
+
+def addresses_result(
+    addresses: Sequence[str], gateway: str | None, routes: Sequence[Mapping[str, Any]], dns: Mapping[str, Any]
+) -> Result:
+    """What ADD of `weave-ipam` answers: no interfaces."""
+    ips = [{"address": text, **({"gateway": gateway} if _same_family(text, gateway) else {})} for text in addresses]
+    return {"ips": ips, "routes": [dict(route) for route in routes], "dns": dict(dns)}
+
+
+def write_result(result: Result, version: str) -> Result:
+    """The result as that version of the specification has it (`cniVersion` is always there)."""
+    newest, old = at_least(version, "1.1.0"), not at_least(version, "1.0.0")
+    written: Result = {"cniVersion": version}
+    if "interfaces" in result:
+        written["interfaces"] = [
+            {
+                name: value
+                for name, value in entry.items()
+                if value not in (None, "") and (newest or name not in _SANDBOX_ONLY)
+            }
+            for entry in result["interfaces"]
+        ]
+    written["ips"] = [
+        {**({"version": "6" if ":" in entry["address"] else "4"} if old else {}), **_without(entry, "version")}
+        for entry in result["ips"]
+    ]
+    routes = [
+        {
+            name: value
+            for name, value in route.items()
+            if value not in (None, "") and (newest or name in _ROUTE_FIELDS_OF_OLD)
+        }
+        for route in result["routes"]
+    ]
+    if routes:
+        written["routes"] = routes
+    written["dns"] = result["dns"]
+    return written
+
+
+def _without(entry: Mapping[str, Any], name: str) -> Result:
+    return {key: value for key, value in entry.items() if key != name and value not in (None, "")}
+
+
+def _same_family(address: str, gateway: str | None) -> bool:
+    return gateway is not None and (":" in address) == (":" in gateway)

@@ -1,0 +1,264 @@
+"""The daemon's end of CNI calls: a Unix socket on which the executables ask, and the records that they left meanwhile.
+
+Each connection is one call, answered by `Operations`. Who goes away before the answer to an ADD is out gets it taken
+back. Calls that came while no daemon ran (only DEL) lie as files in `cni-pending/` and are done before the first
+connection is accepted; their callers wrote the file first and then tried the socket again, so none is missed.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import logging
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from weave_cni.daemon_api import DaemonApi
+from weave_cni.errors import CniError, Code
+from weave_cni.operations import Call, Operations
+from weave_cni.request import Request, parse_request, version_of
+from weave_cni.wire import (
+    DONE,
+    EXECUTE,
+    LENGTH_BYTES,
+    RESULT,
+    WireError,
+    decode_environment,
+    encode_call,
+    encode_frame,
+    length,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+PENDING = "cni-pending"
+"""In the run directory."""
+
+CALL_LIMIT_S = 60.0
+"""Runtimes give up earlier; delegated plugins may take long."""
+
+_MAX_PENDING_BYTES = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+class CniServer:
+    """Serves CNI calls on a bound Unix socket until cancelled. `api`: a client of the daemon's own HTTP API."""
+
+    def __init__(self, api: httpx.AsyncClient, sock: socket.socket, run_directory: Path) -> None:
+        self._operations = Operations(DaemonApi(api))
+        self._socket = sock
+        self._pending = run_directory / PENDING
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve; started once calls are accepted and what was pending is done."""
+        self._socket.listen(socket.SOMAXCONN)
+        listener = trio.socket.from_stdlib_socket(self._socket)
+        await self._do_pending()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    connection, _ = await listener.accept()
+                except OSError as error:
+                    _log.warning("a CNI call cannot be accepted: %s", error.strerror)
+                    await trio.sleep(0.1)
+                    continue
+                nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
+        caller = _Caller(connection)
+        try:
+            with trio.move_on_after(CALL_LIMIT_S):
+                await self._answer(caller)
+        except (WireError, OSError, trio.BrokenResourceError) as error:
+            _log.info("a CNI call broke off: %s", error)
+        except Exception:
+            _log.exception("a CNI call failed")
+        finally:
+            caller.close()
+
+    async def _answer(self, caller: _Caller) -> None:
+        environment, standard_input = await caller.receive_call()
+        status, printed, call = 0, b"", None
+        try:
+            request = parse_request(environment, standard_input)
+            call = await self._call(caller, request)
+            printed = _encoded(await self._operations.serve(call))
+        except CniError as error:
+            status, printed = 1, error_text(error, version_of(standard_input))
+        except OSError:
+            raise
+        except Exception:
+            _log.exception("%s of a CNI plugin failed", environment.get("CNI_COMMAND"))
+            fault = CniError(Code.INTERNAL, "the daemon failed at this call; its log tells why")
+            status, printed = 1, error_text(fault, version_of(standard_input))
+        try:
+            await caller.answer(status, printed)
+        except OSError:
+            if call is not None and call.request.command == "ADD" and status == 0:
+                with trio.CancelScope(shield=True):
+                    _log.info("%s: its runtime went away; taken back", call.request.container)
+                    await self._operations.undo(call)
+
+    async def _call(self, caller: _Caller, request: Request) -> Call:
+        """Raises `CniError` for a namespace that is none, or the host's own."""
+
+        async def delegate(plugin: str, command: str) -> Any:
+            return await caller.execute(plugin, command, request)
+
+        if request.command not in ("ADD", "CHECK") or request.plugin == "weave-ipam":
+            return Call(request, delegate)
+        if caller.namespace is None:
+            raise CniError(Code.INVALID_NAMESPACE, f"failed to open netns {request.netns!r}: there is none")
+        there = os.fstat(caller.namespace)
+        own = os.stat("/proc/self/ns/net")  # noqa: PTH116 - no disk is asked
+        if (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino):
+            raise CniError(
+                Code.INVALID_NAMESPACE, "the container's network namespace is the host's: it cannot be attached"
+            )
+        if there.st_dev != own.st_dev:
+            raise CniError(Code.INVALID_NAMESPACE, f"{request.netns} is no network namespace")
+        return Call(request, delegate, None if _leads_to(request.netns, there) else caller.namespace)
+
+    async def _do_pending(self) -> None:
+        """Finish the deletions that were asked for while no daemon ran."""
+        try:
+            records = sorted(self._pending.iterdir())
+        except OSError:
+            return
+        for record in records:
+            if record.name.startswith("."):
+                continue  # being written; its caller will find the socket
+            try:
+                await self._do_record(record)
+            except (CniError, WireError, OSError) as error:
+                _log.warning("the CNI call in %s cannot be finished: %s", record, error)
+                if isinstance(error, CniError) and error.code in (Code.TRY_AGAIN, Code.HOST_REFUSED, Code.INTERNAL):
+                    continue  # at the next start
+            with suppress(OSError):
+                record.unlink()
+
+    async def _do_record(self, record: Path) -> None:
+        data = record.read_bytes()[:_MAX_PENDING_BYTES]  # noqa: ASYNC240
+        size = length(data[:LENGTH_BYTES])
+        environment = decode_environment(data[LENGTH_BYTES : LENGTH_BYTES + size])
+        rest = data[LENGTH_BYTES + size :]
+        standard_input = rest[LENGTH_BYTES : LENGTH_BYTES + length(rest[:LENGTH_BYTES])]
+
+        async def delegate(plugin: str, command: str) -> Any:
+            return None  # its own call was made when this one could not be
+
+        if environment.get("CNI_COMMAND") != "DEL":
+            raise WireError("it is no DEL")
+        await self._operations.serve(Call(parse_request(environment, standard_input), delegate))
+
+
+def error_text(error: CniError, version: str) -> bytes:
+    """An error object as the runtime reads it."""
+    told = {"cniVersion": version, "code": error.code, "msg": error.message}
+    return _encoded(told | ({"details": error.details} if error.details else {}))
+
+
+def _encoded(value: Any) -> bytes:
+    return b"" if value is None else (json.dumps(value, ensure_ascii=False) + "\n").encode(errors="surrogateescape")
+
+
+def _leads_to(path: str, there: os.stat_result) -> bool:
+    """Whether the daemon sees the same at this path as the caller."""
+    try:
+        seen = Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return (seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)
+
+
+class _Caller:
+    """The executable at the other end of a connection."""
+
+    def __init__(self, connection: trio.socket.SocketType) -> None:
+        self._socket = connection
+        self._buffer = b""
+        self.namespace: int | None = None
+        """Descriptor of the container's namespace."""
+
+    async def receive_call(self) -> tuple[dict[str, str], bytes]:
+        """Environment and standard input."""
+        await self._receive_first()
+        environment = decode_environment(await self._receive(length(await self._receive(LENGTH_BYTES))))
+        return environment, await self._receive(length(await self._receive(LENGTH_BYTES)))
+
+    async def execute(self, plugin: str, command: str, request: Request) -> Any:
+        """Have the caller run another plugin; its result. Raises `CniError` with what that says."""
+        environment = {**request.environment, "CNI_COMMAND": command, "WEAVE_CNI_DELEGATE": plugin}
+        config = dict(request.config)
+        if command == "ADD":
+            config.pop("prevResult", None)
+        await self._send(encode_frame(EXECUTE, encode_call(environment, json.dumps(config).encode())))
+        if await self._receive(1) != DONE:
+            raise WireError("the caller did not run the delegated plugin")
+        answer = await self._receive(length(await self._receive(LENGTH_BYTES)))
+        status, printed = answer[:1], answer[1:]
+        try:
+            value = json.loads(printed) if printed.strip() else None
+        except ValueError as error:
+            raise CniError(Code.UNDECODABLE, f"{plugin} printed no JSON: {error}") from error
+        if status != b"\0":
+            told = value if isinstance(value, dict) else {}
+            code, message = told.get("code"), told.get("msg")
+            raise CniError(
+                code if isinstance(code, int) else Code.INTERNAL,
+                f"plugin {plugin} failed ({command.lower()}): {message or 'no reason given'}",
+                str(told.get("details") or ""),
+            )
+        return value
+
+    async def answer(self, status: int, printed: bytes) -> None:
+        """The end. Raises OSError if the caller is gone."""
+        if self._socket.is_readable():  # it has nothing more to say, so it is gone
+            raise BrokenPipeError("the caller is gone")
+        await self._send(encode_frame(RESULT, bytes([status]) + printed))
+
+    def close(self) -> None:
+        """Close the connection and the namespace."""
+        self._socket.close()
+        if self.namespace is not None:
+            os.close(self.namespace)
+            self.namespace = None
+
+    async def _receive_first(self) -> None:
+        descriptors = array.array("i")
+        data, ancillary, _, _ = await self._socket.recvmsg(65536, socket.CMSG_SPACE(4 * descriptors.itemsize))
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+        for number, descriptor in enumerate(descriptors):
+            if number:
+                os.close(descriptor)
+            else:
+                os.set_inheritable(descriptor, False)
+                self.namespace = descriptor
+        if not data:
+            raise WireError("the caller said nothing")
+        self._buffer = data
+
+    async def _receive(self, size: int) -> bytes:
+        parts, missing = [self._buffer[:size]], size - len(self._buffer)
+        self._buffer = self._buffer[size:]
+        while missing > 0:
+            data = await self._socket.recv(min(missing, 1 << 16))
+            if not data:
+                raise WireError("the caller went away")
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    async def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[await self._socket.send(view) :]

@@ -1,0 +1,1 @@
+"""Docker and Podman: their API, and the network and IPAM plugin for Docker."""
