@@ -91,6 +91,8 @@ class VethInfo:
     """All addresses that the interface has now, `address/len`, link-local IPv6 left out."""
     host_mac: str = ""
     """Of the host's side."""
+    routes: tuple[ContainerRoute, ...] = ()
+    """Those asked for, less what the container reaches through another interface already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +210,8 @@ class Host(Protocol):
         """Join a network namespace to the bridge; idempotent: what is there is kept, what is missing is added.
 
         Refuses the daemon's own namespace and paths that are no network namespace, and with `create` an interface that
-        is there. Any failure removes what this call created. The bridge knows the interface's MAC from then on, at its port alone. Addresses are announced by
-        gratuitous ARP or unsolicited neighbour advertisement.
+        is there. Any failure removes what this call created. The bridge knows the interface's MAC from then on, at its
+        port alone. Addresses are announced by gratuitous ARP or unsolicited neighbour advertisement.
         """
 
     async def inspect(self, request: VethRequest) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,12 @@ class World(Protocol):
         """None if there is no such interface."""
 
     def has_multicast_route(self, namespace: str, interface: str) -> bool: ...
+
+    def routes(self, namespace: str, interface: str) -> set[tuple[str, str | None]]:
+        """Destination and gateway of each route through an interface, the kernel's own left out."""
+
+    def take_inside(self, namespace: str, interface: str, address: str) -> None:
+        """As somebody in the container does with `ip addr del`."""
 
     def host_addresses(self, device: str) -> set[str]:
         """Addresses of a device of the host."""
@@ -123,6 +129,13 @@ class RecorderWorld:
 
     def has_multicast_route(self, namespace: str, interface: str) -> bool:
         return self.host.namespaces[namespace].interfaces[interface].multicast_route
+
+    def routes(self, namespace: str, interface: str) -> set[tuple[str, str | None]]:
+        found = self.host.namespaces[namespace].interfaces[interface].routes
+        return {(str(route.destination), None if route.gateway is None else str(route.gateway)) for route in found}
+
+    def take_inside(self, namespace: str, interface: str, address: str) -> None:
+        self.host.namespaces[namespace].interfaces[interface].addresses.remove(ip_interface(address))
 
     def host_addresses(self, device: str) -> set[str]:
         return {str(address) for address in self.host.devices[device].addresses}
@@ -213,6 +226,14 @@ class LinuxWorld:
         routes = ip_json("-n", Path(namespace).name, "route")
         return any(r["dst"] == "224.0.0.0/4" and r["dev"] == interface for r in routes)
 
+    def routes(self, namespace: str, interface: str) -> set[tuple[str, str | None]]:
+        found = ip_json("-n", Path(namespace).name, "route", "show", "dev", interface)
+        foreign = [route for route in found if route.get("protocol") != "kernel" and route["dst"] != "224.0.0.0/4"]
+        return {(str(ip_network(_spelled(route["dst"]))), route.get("gateway")) for route in foreign}
+
+    def take_inside(self, namespace: str, interface: str, address: str) -> None:
+        ip("-n", Path(namespace).name, "addr", "del", address, "dev", interface)
+
     def host_addresses(self, device: str) -> set[str]:
         (found,) = ip_json("addr", "show", "dev", device)
         return {f"{a['local']}/{a['prefixlen']}" for a in found["addr_info"] if a["scope"] != "link"}
@@ -235,6 +256,10 @@ def ip_json(*arguments: str) -> list[Any]:
     """What `ip -j` tells, decoded."""
     listed: list[Any] = json.loads(ip("-j", *arguments) or "[]")
     return listed
+
+
+def _spelled(destination: str) -> str:
+    return "0.0.0.0/0" if destination == "default" else destination
 
 
 Check = Callable[[Host, World], Awaitable[None]]

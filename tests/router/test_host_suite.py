@@ -7,14 +7,14 @@ is.
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from lab.host_worlds import LinuxWorld, RecorderWorld, Seen, World
-from weave_router.doors import VethRequest
+from weave_router.doors import ContainerRoute, VethRequest
 from weave_router.errors import HostError
 from weave_router.testing.hosts import RecordingHost
 
@@ -438,6 +438,80 @@ async def test_detach_with_a_namespace_that_took_over_the_path(host: Host, world
     assert await host.detach(other, "ethwe", HOST_SIDE, ("10.2.1.5/24",)) == ()
     assert world.addresses(web, "ethwe") == {"10.2.1.5/24"}
     assert await host.detach(other, "ethwe", HOST_SIDE) == ()
+    assert world.device(HOST_SIDE) is None
+
+
+# Routes, and what CNI and Docker ask for beyond `weave attach`
+
+DEFAULT = ContainerRoute(ip_network("0.0.0.0/0"), ip_address("10.2.1.254"))
+FAR_GATEWAY = ContainerRoute(ip_network("10.3.0.9/32"))
+BY_FAR_GATEWAY = ContainerRoute(ip_network("10.4.0.0/16"), ip_address("10.3.0.9"))
+
+
+@on_every_host
+async def test_routes_are_made_once(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    web = world.start_container()
+    wanted = request(web, "10.2.1.5/24", routes=(BY_FAR_GATEWAY, DEFAULT, FAR_GATEWAY))
+    for _ in range(2):
+        info = await host.attach(wanted)
+        assert set(info.routes) == {DEFAULT, FAR_GATEWAY, BY_FAR_GATEWAY}
+        assert world.routes(web, "ethwe") == {
+            ("0.0.0.0/0", "10.2.1.254"),
+            ("10.3.0.9/32", None),
+            ("10.4.0.0/16", "10.3.0.9"),
+        }
+
+
+@on_every_host
+async def test_second_interface_leaves_the_default_route_where_it_is(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    web = world.start_container()
+    await host.attach(request(web, "10.2.1.5/24", routes=(DEFAULT,)))
+    second = request(web, "10.2.1.6/24", interface="eth1", host_interface="vethwe00000001", routes=(DEFAULT,))
+    assert (await host.attach(second)).routes == ()
+    assert world.routes(web, "ethwe") == {("0.0.0.0/0", "10.2.1.254")}
+    assert world.routes(web, "eth1") == set()
+
+
+@on_every_host
+async def test_interface_that_must_be_new(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    web, other = world.start_container(), world.start_container()
+    world.add_interface(other, "ethwe")
+    assert (await host.attach(request(web, "10.2.1.5/24", create=True))).host_mac
+    for namespace, side in [(web, HOST_SIDE), (other, "vethwe00000001")]:
+        with pytest.raises(HostError, match="already has an interface ethwe"):
+            await host.attach(request(namespace, create=True, host_interface=side))
+    assert world.addresses(web, "ethwe") == {"10.2.1.5/24"}
+    assert world.device("vethwe00000001") is None
+
+
+@on_every_host
+async def test_inspection_tells_what_was_tampered_with(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    web = world.start_container()
+    wanted = request(web, "10.2.1.5/24", "10.2.1.6/24", routes=(DEFAULT,))
+    await host.attach(wanted)
+    assert await host.inspect(wanted) == ()
+    world.take_inside(web, "ethwe", "10.2.1.6/24")
+    assert await host.inspect(wanted) == ("ethwe lacks the address 10.2.1.6/24",)
+    await host.attach(wanted)
+    assert await host.inspect(wanted) == ()
+    await host.remove_device(HOST_SIDE)
+    assert await host.inspect(wanted) == (f"{HOST_SIDE}, the host's end of ethwe, is gone",)
+
+
+@on_every_host
+async def test_end_that_an_engine_will_move(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    plain = request("", "10.2.1.5/24", interface="vethwg1a2b3c4d", mac="7a:00:00:00:00:09")
+    wanted = replace(plain, namespace=None)
+    for _ in range(2):
+        info = await host.attach(wanted)
+        assert (info.mac, info.mtu) == ("7a:00:00:00:00:09", MTU)
+    assert await host.inspect(wanted) == ()
+    assert await host.detach(None, "ethwe", HOST_SIDE) == ()
     assert world.device(HOST_SIDE) is None
 
 

@@ -229,7 +229,8 @@ class Attachments:
         info = await self._host.attach(
             replace(self._veth_request(wanted), namespace=request.namespace, create=request.create)
         )
-        made = replace(wanted, mac=info.mac, mtu=info.mtu, host_mac=info.host_mac)
+        there = tuple(route for route in wanted.routes if route.for_host() in info.routes)
+        made = replace(wanted, mac=info.mac, mtu=info.mtu, host_mac=info.host_mac, routes=there)
         if made != known:
             await self._remember(made, info, known)
         return made

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from weave_router.doors import VethRequest
+    from weave_router.doors import ContainerRoute, VethRequest
     from weave_router.host.requests import Address
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class _Inside:
     link: Link
     addresses: tuple[Address, ...]
     announcer: socket.socket
+    routes: tuple[ContainerRoute, ...] = ()
 
 
 def attach(netlink: Netlink, request: VethRequest, own: NamespaceIdentity) -> VethInfo:
@@ -85,6 +86,7 @@ def attach(netlink: Netlink, request: VethRequest, own: NamespaceIdentity) -> Ve
         mtu=inside.link.mtu,
         addresses=tuple(str(address) for address in inside.addresses),
         host_mac=host.mac,
+        routes=inside.routes,
     )
 
 
@@ -269,11 +271,15 @@ def _set_up_inside(request: VethRequest, index: int | None) -> _Inside:
         undo.callback(announcer.close)
         if request.multicast_route:
             netlink.add_link_route(link.index, _MULTICAST)  # needs the interface up, hence last
+        routes = []
         for route in sorted(request.routes, key=lambda route: route.gateway is not None):  # to a gateway first
             if netlink.add_route(link.index, route):
                 undo.callback(netlink.remove_route, link.index, route)
+            elif not netlink.has_route(link.index, route):
+                continue  # a second interface is no reason to take the first one's default route away
+            routes.append(route)
         link = netlink.require(request.interface)
-        inside = _Inside(link, tuple(netlink.addresses(link.index)), announcer)
+        inside = _Inside(link, tuple(netlink.addresses(link.index)), announcer, tuple(routes))
         undo.pop_all()
     return inside
 

@@ -256,7 +256,14 @@ class RecordingHost:
         device.mtu, device.bridge, device.hairpin, device.up = request.mtu, request.bridge, request.hairpin, True
         inside.mtu = request.mtu
         inside.multicast_route = inside.multicast_route or request.multicast_route
-        inside.routes += (route for route in request.routes if route not in inside.routes)
+        elsewhere = {
+            route.destination
+            for other in namespace.interfaces.values()
+            if other is not inside
+            for route in other.routes
+        }
+        routes = tuple(route for route in request.routes if route.destination not in elsewhere)
+        inside.routes += (route for route in routes if route not in inside.routes)
         for address in request.addresses:
             if address not in inside.addresses:
                 inside.addresses.append(address)
@@ -269,6 +276,7 @@ class RecordingHost:
             mtu=inside.mtu,
             addresses=tuple(str(address) for address in inside.addresses),
             host_mac=device.mac,
+            routes=routes,
         )
 
     async def inspect(self, request: VethRequest) -> tuple[str, ...]:
