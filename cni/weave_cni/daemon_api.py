@@ -45,9 +45,10 @@ class DaemonApi:
         found: dict[str, Any] | None = None if answer.status_code == _NOT_FOUND else answer.json()
         return found
 
-    async def problems(self, container: str, interface: str, descriptor: int | None) -> list[str]:
-        """What of an attachment is not as it was made."""
-        parameters = {} if descriptor is None else {"descriptor": str(descriptor)}
+    async def problems(self, container: str, interface: str, descriptor: int | None, mac: str | None) -> list[str]:
+        """What of an attachment is not as it was made; it may have got another MAC address since, which is `mac`."""
+        wanted = {"descriptor": descriptor, "mac": mac}
+        parameters = {name: str(value) for name, value in wanted.items() if value is not None}
         answer = await self._ask("GET", f"{_attachment(container, interface)}/problems", params=parameters)
         problems: list[str] = answer.json()["problems"]
         return problems

@@ -85,7 +85,8 @@ def ask(run: bytes, plugin: bytes, config: bytes) -> int:
     connection.settimeout(LIMIT_S)
     connection.connect(run + b"/cni.sock")
     sent = connection.sendmsg([call], ancillary)
-    connection.sendall(call[sent:])
+    if sent < len(call):  # sending nothing is an error too once the daemon has answered and closed
+        connection.sendall(call[sent:])
     while True:
         kind = receive(connection, 1)
         payload = receive(connection, int.from_bytes(receive(connection, 4), "big"))
@@ -105,7 +106,10 @@ def main() -> int:
     if command == b"VERSION":
         write_all(1, VERSION.encode())
         return 0
-    config = read_all(0)
+    try:
+        config = read_all(0)
+    except OSError as error:
+        return offline()["unreadable"](error)  # type: ignore[operator, no-any-return]
     run = run_directory(config)
     try:
         return ask(run, plugin.encode(), config)

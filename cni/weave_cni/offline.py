@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TRY_AGAIN, INVALID_ENVIRONMENT, INVALID_CONFIG, UNDECODABLE, INTERNAL = 11, 4, 7, 6, 999
+IO_FAILURE = 5
 INCOMPATIBLE, NOT_AVAILABLE, LIMITED_CONNECTIVITY = 1, 50, 51
 SUPPORTED = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DELEGATE_LIMIT_S = 50
@@ -63,6 +64,11 @@ def delegate(plugin: str, environment: "dict[str, str]", config: bytes) -> "tupl
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, error_object(INTERNAL, f"plugin {plugin} cannot be run: {error}")
     return (done.returncode if done.returncode >= 0 else 1), done.stdout
+
+
+def unreadable(error: OSError) -> int:
+    """Standard input cannot be read; the exit status."""
+    return fail(IO_FAILURE, f"the configuration on standard input cannot be read: {error.strerror}", SUPPORTED[-1])
 
 
 def without_daemon(

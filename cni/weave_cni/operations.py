@@ -108,10 +108,7 @@ class Operations:
         request = call.request
         config, wishes = read_net_config(request.config), read_wishes(request)
         previous = None if request.previous is None else read_result(request.previous, "the plugins before")
-        if config.bridge and config.bridge != (own := await self._api.bridge()):
-            raise CniError(
-                Code.INVALID_CONFIG, f"the bridge is {own}, not {config.bridge!r} (weave launch --weave-bridge)"
-            )
+        await self._check_bridge(config)
         body: dict[str, Any] = {
             "netns": request.netns,
             "owner": OWNER,
@@ -135,6 +132,11 @@ class Operations:
         attachment = await self._api.attach(request.container, request.interface, body)
         async with self._detached_unless_told(request):
             return attachment_result(attachment, request.netns, await self._dns(wishes), previous)
+
+    async def _check_bridge(self, config: NetConfig) -> None:
+        if config.bridge and config.bridge != (own := await self._api.bridge()):
+            text = f"the bridge is {own}, not {config.bridge!r} (weave launch --weave-bridge)"
+            raise CniError(Code.INVALID_CONFIG, text)
 
     async def _add_delegated(
         self, call: Call, config: NetConfig, wishes: Wishes, body: dict[str, Any], previous: Result | None
@@ -210,8 +212,12 @@ class Operations:
             raise CniError(
                 Code.CHECK_FAILED, f"{request.container} has no interface {request.interface} of {request.network}"
             )
-        problems = await self._api.problems(request.container, request.interface, call.descriptor)
-        told = {_plain(entry.get("address")) for entry in _own_ips(request)}
+        previous = read_result(request.previous, "prevResult")
+        own = _own_interfaces(request, previous)
+        mac = next((entry["mac"] for entry in own.values() if isinstance(entry.get("mac"), str)), None)
+        problems = await self._api.problems(request.container, request.interface, call.descriptor, mac)
+        ips = [entry for entry in previous["ips"] if entry.get("interface") is None or entry["interface"] in own]
+        told = {_plain(entry.get("address")) for entry in ips}
         lost = told - {_plain(text) for text in known["addresses"]}
         problems += [f"the address {text} of prevResult is not known" for text in sorted(filter(None, lost))]
         if problems:
@@ -223,12 +229,16 @@ class Operations:
     async def _status(self, call: Call) -> None:
         request = call.request
         config = read_ipam_config(request.config)
+        if request.plugin != "weave-ipam":
+            await self._check_bridge(read_net_config(request.config))
         if config.delegated:
             try:
                 await call.delegate(config.type, "STATUS")
             except CniError as error:
-                if error.code not in _UNKNOWN_COMMAND_CODES:
+                if error.code in (Code.NOT_AVAILABLE, Code.LIMITED_CONNECTIVITY):
                     raise
+                if error.code not in _UNKNOWN_COMMAND_CODES:
+                    raise CniError(Code.NOT_AVAILABLE, error.message, error.details) from error
             return
         reason = await self._api.why_no_addresses(config.subnet)
         if reason is not None:
@@ -341,16 +351,13 @@ def _valid_attachments(request: Request) -> set[tuple[str, str]] | None:
     return None
 
 
-def _own_ips(request: Request) -> list[dict[str, Any]]:
-    """The addresses in prevResult that are of our interface; all, where it does not say."""
-    previous = read_result(request.previous, "prevResult")
-    interfaces = previous["interfaces"]
-    ours = [
-        index
-        for index, entry in enumerate(interfaces)
+def _own_interfaces(request: Request, previous: Result) -> dict[int, dict[str, Any]]:
+    """The entries of our interface, by index; a later plugin may have changed what they tell, as `tuning` the MAC."""
+    return {
+        index: entry
+        for index, entry in enumerate(previous["interfaces"])
         if entry.get("name") == request.interface and entry.get("sandbox")
-    ]
-    return [entry for entry in previous["ips"] if entry.get("interface") is None or entry["interface"] in ours]
+    }
 
 
 def _known_route(route: Mapping[str, Any]) -> dict[str, Any]:

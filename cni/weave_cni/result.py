@@ -31,7 +31,7 @@ def read_result(value: Any, origin: str) -> Result:
         raise CniError(Code.UNDECODABLE, f"the result of {origin} is no object")
     result = empty_result()
     for name in ("interfaces", "ips", "routes"):
-        entries = value.get(name) or []
+        entries = [] if value.get(name) is None else value[name]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise CniError(Code.UNDECODABLE, f"the result of {origin} has no list of objects in {name!r}")
         result[name] = [dict(entry) for entry in entries]
@@ -39,7 +39,7 @@ def read_result(value: Any, origin: str) -> Result:
         if isinstance(value.get(old), dict) and value[old].get("ip"):
             result["ips"].append({"address": value[old]["ip"], "gateway": value[old].get("gateway")})
             result["routes"] += [dict(route) for route in value[old].get("routes") or []]
-    dns = value.get("dns") or {}
+    dns = {} if value.get("dns") is None else value["dns"]
     if not isinstance(dns, dict):
         raise CniError(Code.UNDECODABLE, f"the result of {origin} has no object in 'dns'")
     result["dns"] = dict(dns)

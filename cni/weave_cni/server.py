@@ -8,6 +8,7 @@ connection is accepted; their callers wrote the file first and then tried the so
 from __future__ import annotations
 
 import array
+import fcntl
 import json
 import logging
 import os
@@ -44,6 +45,9 @@ CALL_LIMIT_S = 60.0
 """Runtimes give up earlier; delegated plugins may take long."""
 
 _MAX_PENDING_BYTES = 1 << 20
+_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
+"""ioctl_ns(2)"""
+
 _log = logging.getLogger(__name__)
 
 
@@ -122,7 +126,7 @@ class CniServer:
             raise CniError(
                 Code.INVALID_NAMESPACE, "the container's network namespace is the host's: it cannot be attached"
             )
-        if there.st_dev != own.st_dev:
+        if not _is_network_namespace(caller.namespace):
             raise CniError(Code.INVALID_NAMESPACE, f"{request.netns} is no network namespace")
         return Call(request, delegate, None if _leads_to(request.netns, there) else caller.namespace)
 
@@ -167,6 +171,13 @@ def error_text(error: CniError, version: str) -> bytes:
 
 def _encoded(value: Any) -> bytes:
     return b"" if value is None else (json.dumps(value, ensure_ascii=False) + "\n").encode(errors="surrogateescape")
+
+
+def _is_network_namespace(descriptor: int) -> bool:
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
+    except OSError:
+        return False  # a file of an ordinary file system
 
 
 def _leads_to(path: str, there: os.stat_result) -> bool:

@@ -13,7 +13,7 @@ import trio.lowlevel
 
 from lab.vxlan_worlds import VxlanLinuxWorld, run
 from weave_router.errors import HostError
-from weave_router.host import firewall
+from weave_router.host import firewall_programs, firewall_table, firewall_vxlan
 from weave_router.host.firewall import Allowed, Firewall
 
 if TYPE_CHECKING:
@@ -96,7 +96,13 @@ async def test_table_of_an_earlier_daemon_is_read_and_replaced(host: Host, world
 
 @pytest.mark.parametrize(
     "interference",
-    [("flush", "ruleset"), ("flush", "set", "inet", "weave", "vxlan_data"), ("delete", "table", "inet", "weave")],
+    [
+        ("flush", "ruleset"),
+        ("flush", "set", "inet", "weave", "vxlan_data"),
+        ("flush", "table", "inet", "weave"),
+        ("insert", "rule", "inet", "weave", "vxlan", "accept"),
+        ("delete", "table", "inet", "weave"),
+    ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("wanted", [only(ONE), only(TWO), NONE], ids=["same", "other", "none"])
@@ -107,7 +113,10 @@ def test_what_others_removed_is_made_again(interference: tuple[str, ...], wanted
         run("nft", *interference)
         await host.allow_vxlan(PORT, NONE, wanted)
         assert world.allowed() == Allowed(PORT, NONE, wanted)
-        assert "counter" in run("nft", "list", "chain", "inet", "weave", "vxlan")
+        listed = run("nft", "list", "table", "inet", "weave")
+        assert "jump vxlan" in listed
+        assert "counter" in listed
+        assert "\t\taccept\n" not in listed
 
     VxlanLinuxWorld().run(check)
 
@@ -124,7 +133,8 @@ def test_calls_at_once_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> N
         running -= 1
         return subprocess.CompletedProcess(["nft"], 0, "", "")
 
-    monkeypatch.setattr(firewall, "_nft", slow)
+    monkeypatch.setattr(firewall_vxlan, "nft", slow)
+    monkeypatch.setattr(firewall_table, "nft", slow)
 
     async def main() -> None:
         single = Firewall()
@@ -132,7 +142,7 @@ def test_calls_at_once_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> N
             for address in (ONE, TWO, THREE):
                 nursery.start_soon(single.allow, Allowed(PORT, NONE, only(address)))
             nursery.start_soon(single.allowed)
-            nursery.start_soon(single.remove)
+            nursery.start_soon(single.shut)
 
     trio.run(main)
     assert most == 1
@@ -170,7 +180,7 @@ def with_nft(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
 
 def test_missing_nft_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(firewall, "_SYSTEM_PATHS", str(tmp_path))
+    monkeypatch.setattr(firewall_programs, "_SYSTEM_PATHS", str(tmp_path))
 
     async def main() -> None:
         refusing = Firewall()
@@ -179,7 +189,8 @@ def test_missing_nft_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
                 HostError, match=r"program nft.*not installed: install the package nftables.*--no-fastdp"
             ):
                 await call
-        await refusing.remove()
+        await refusing.shut()
+        assert not await refusing.remove()
 
     trio.run(main)
 
@@ -187,7 +198,7 @@ def test_missing_nft_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_nft_is_found_outside_of_the_users_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_nft(monkeypatch, tmp_path, "exit 0")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(firewall, "_SYSTEM_PATHS", str(tmp_path))
+    monkeypatch.setattr(firewall_programs, "_SYSTEM_PATHS", str(tmp_path))
     trio.run(Firewall().allow, Allowed(PORT, NONE, NONE))
 
 
@@ -241,7 +252,7 @@ def test_loop_is_not_held_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_nft_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_nft(monkeypatch, tmp_path, "exec sleep 60")
-    monkeypatch.setattr(firewall, "NFT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(firewall_programs, "TIMEOUT_S", 0.1)
 
     async def main() -> None:
         with trio.fail_after(10), pytest.raises(HostError, match=r"nft did not finish within 0\.1 seconds"):
@@ -256,16 +267,16 @@ def test_failed_change_is_made_up_for_by_the_next_call(monkeypatch: pytest.Monke
 
     async def check(host: Host, world: VxlanWorld) -> None:
         await host.allow_vxlan(PORT, NONE, only(ONE))
-        original = firewall._nft
+        original = firewall_table.nft
 
         def broken(script: str) -> subprocess.CompletedProcess[str]:
             original(script)
             return subprocess.CompletedProcess(["nft"], 1, "", "out of luck")
 
-        monkeypatch.setattr(firewall, "_nft", broken)
+        monkeypatch.setattr(firewall_vxlan, "nft", broken)
         with pytest.raises(HostError, match="out of luck"):
             await host.allow_vxlan(PORT, NONE, only(TWO))
-        monkeypatch.setattr(firewall, "_nft", original)
+        monkeypatch.setattr(firewall_vxlan, "nft", original)
         await host.allow_vxlan(PORT, NONE, only(ONE))
         assert world.allowed() == Allowed(PORT, NONE, only(ONE))
 

@@ -467,10 +467,11 @@ async def test_routes_are_made_once(host: Host, world: World) -> None:
 async def test_second_interface_leaves_the_default_route_where_it_is(host: Host, world: World) -> None:
     await host.ensure_bridge("weave", MAC, MTU)
     web = world.start_container()
-    await host.attach(request(web, "10.2.1.5/24", routes=(DEFAULT,)))
-    second = request(web, "10.2.1.6/24", interface="eth1", host_interface="vethwe00000001", routes=(DEFAULT,))
+    routes = (FAR_GATEWAY, BY_FAR_GATEWAY)
+    await host.attach(request(web, "10.2.1.5/24", routes=routes))
+    second = request(web, "10.5.1.6/24", interface="eth1", host_interface="vethwe00000001", routes=routes)
     assert (await host.attach(second)).routes == ()
-    assert world.routes(web, "ethwe") == {("0.0.0.0/0", "10.2.1.254")}
+    assert len(world.routes(web, "ethwe")) == 2
     assert world.routes(web, "eth1") == set()
 
 

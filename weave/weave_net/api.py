@@ -28,8 +28,9 @@ from weave_net.api_messages import (
     truth_value,
     wants_json,
 )
-from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address
+from weave_net.attachment_request import AttachmentRequest, check_key, check_mac, parse_detached_address
 from weave_net.dns_api import DnsApi
+from weave_net.engines import never_dead
 from weave_net.expose_api import ExposeApi
 from weave_net.ipam_api import IpamApi
 from weave_net.json_path import select
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from weave_dns.weavedns import WeaveDns
     from weave_ipam.service import Ipam
     from weave_net.attachments import Attachments
+    from weave_net.engines import IsDead
     from weave_net.exposures import Exposures
     from weave_net.settings import HttpAddress
     from weave_net.wiring import Router
@@ -57,7 +59,8 @@ _log = logging.getLogger(__name__)
 class Api:
     """The handlers; one object serves all listeners of a daemon.
 
-    `stop` asks the daemon to end and returns at once; `stopping` tells whether it is about to.
+    `stop` asks the daemon to end and returns at once; `stopping` tells whether it is about to. `is_dead`: whether a
+    container engine says that the container of an id does not run.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Api:
         stop: Callable[[], None],
         stopping: Callable[[], bool],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        is_dead: IsDead = never_dead,
     ) -> None:
         self._router = router
         self._ipam = ipam
@@ -82,6 +86,7 @@ class Api:
         self._stop = stop
         self._stopping = stopping
         self._now = now
+        self._is_dead = is_dead
         self._renderers = trio.CapacityLimiter(1)
 
     def application(self, access: Access, address: HttpAddress | None = None) -> Starlette:
@@ -99,8 +104,8 @@ class Api:
             ("/attachment/{id}/{ifname}", ["GET", "PUT", "DELETE"], self.attachment, Access.LOCAL),
             ("/attachment/{id}/{ifname}/problems", ["GET"], self.inspect_attachment, Access.LOCAL),
             ("/stop", ["POST"], self.stop, Access.LOCAL),
-            *IpamApi(self._ipam).paths(),
-            *DnsApi(self._dns, self._attachments.has).paths(),
+            *IpamApi(self._ipam, self._is_dead).paths(),
+            *DnsApi(self._dns, self._attachments.has, self._is_dead).paths(),
             *ExposeApi(self._exposures).paths(),
         ]
         routes = [
@@ -193,7 +198,10 @@ class Api:
         if text is not None and not text.isdecimal():
             raise HTTPException(400, "'descriptor' must be the number of an open descriptor")
         descriptor = None if text is None else int(text)
-        problems = await self._attachments.inspect(attachment_id, interface, descriptor)
+        mac = request.query_params.get("mac")
+        problems = await self._attachments.inspect(
+            attachment_id, interface, descriptor, None if mac is None else check_mac(mac)
+        )
         return JsonResponse({"problems": list(problems)})
 
     async def attachment(self, request: Request) -> Response:

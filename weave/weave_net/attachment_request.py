@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from weave_ipam.ranges import SMALLEST_SUBNET
-from weave_net.attachment_routes import Route, parse_routes
+from weave_net.attachment_routes import Route, parse_gateway, parse_routes
 from weave_net.errors import AttachmentError
 from weave_net.settings import MAX_MTU, MIN_MTU
 
@@ -200,9 +200,9 @@ def _gateway(value: Any) -> str | None:
     if value == BRIDGE_GATEWAY:
         return BRIDGE_GATEWAY
     try:
-        return str(ip_address(value if isinstance(value, str) else ""))
+        return str(parse_gateway(value))
     except ValueError as error:
-        raise AttachmentError(f"'gateway' must be an address or {BRIDGE_GATEWAY!r}, not {value!r}") from error
+        raise AttachmentError(f"'gateway' must be an address or {BRIDGE_GATEWAY!r}: {error}") from error
 
 
 def _addresses(value: Any) -> tuple[str, ...]:

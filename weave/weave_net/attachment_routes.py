@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
 from weave_net.errors import AttachmentError
@@ -11,11 +11,12 @@ from weave_router.doors import ContainerRoute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from ipaddress import IPv6Address
 
 MAX_ROUTES = 256
 """Of one interface."""
 _MAX_VALUE = (1 << 32) - 1
+_BROADCAST = IPv4Address("255.255.255.255")
 _NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
 
 
@@ -46,7 +47,7 @@ class Route:
                 raise AttachmentError(f"{name!r} of the route to {value['dst']} must be a number, not {number!r}")
         try:
             network = ip_network(value["dst"], strict=False)
-            gateway = None if value.get("gw") is None else ip_address(value["gw"])
+            gateway = None if value.get("gw") is None else parse_gateway(value["gw"])
         except ValueError as error:
             raise AttachmentError(f"a route cannot be read: {error}") from error
         if gateway is not None and gateway.version != network.version:
@@ -69,6 +70,14 @@ class Route:
             table=self.table,
             scope=self.scope,
         )
+
+
+def parse_gateway(text: Any) -> IPv4Address | IPv6Address:
+    """The address of a host. Raises ValueError for other texts."""
+    address = ip_address(text if isinstance(text, str) else repr(text))
+    if address.is_multicast or address.is_unspecified or address.is_loopback or address == _BROADCAST:
+        raise ValueError(f"{address} cannot be the address of a gateway")
+    return address
 
 
 def parse_routes(value: Any) -> tuple[Route, ...]:

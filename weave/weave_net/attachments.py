@@ -256,8 +256,10 @@ class Attachments:
             raise AttachmentError(f"there is no network namespace at {request.netns}")
         return identity
 
-    async def inspect(self, attachment_id: str, interface: str, descriptor: int | None = None) -> tuple[str, ...]:
-        """In words, what of an attachment is not as it was made. `descriptor`: as in a request.
+    async def inspect(
+        self, attachment_id: str, interface: str, descriptor: int | None = None, mac: str | None = None
+    ) -> tuple[str, ...]:
+        """In words, what of an attachment is not as it was made. `descriptor`: as in a request; `mac`: changed since.
 
         Raises `AttachmentError` if there is none, `HostError`.
         """
@@ -268,6 +270,8 @@ class Attachments:
             wanted = self._veth_request(known)
             if descriptor is not None:
                 wanted = replace(wanted, namespace=f"/proc/self/fd/{descriptor}")
+            if mac is not None:
+                wanted = replace(wanted, mac=mac)
             found = await self._host.inspect(wanted)
             recorded = self._addresses.recorded(known.recorded_for)
             lost = [

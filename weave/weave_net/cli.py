@@ -28,6 +28,7 @@ COMMANDS = {
     "dns-args": "naming",
     "dns-lookup": "naming",
     "dns-remove": "naming",
+    "doctor": "doctor",
     "expose": "exposure",
     "forget": "peers",
     "help": "help",

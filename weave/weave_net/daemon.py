@@ -23,6 +23,8 @@ import trio
 
 from weave_cni.server import CniServer
 from weave_dns.weavedns import WeaveDns
+from weave_docker import plugin as docker_plugin
+from weave_docker.plugin.errors import PluginError
 from weave_ipam.service import Ipam
 from weave_net.api import Api
 from weave_net.api_access import Access
@@ -30,7 +32,7 @@ from weave_net.attachments import Attachments
 from weave_net.container_addresses import ContainerAddresses
 from weave_net.container_names import ContainerNames
 from weave_net.devices import DeviceNames, remember_devices
-from weave_net.errors import DaemonError, SettingsError
+from weave_net.errors import DaemonError, SettingsError, leaves
 from weave_net.exposures import Exposures
 from weave_net.host_facts import read_uptime
 from weave_net.http_server import GRACE_S, bind_tcp_socket, bind_unix_socket, serve_http
@@ -192,12 +194,25 @@ class _Life:
             base_url="http://localhost",
             timeout=None,  # noqa: S113 - each request ends by itself
         )
+        if self._settings.plugin_socket is not None:
+            front.start_soon(self._serve_docker, self._settings.plugin_socket, client)
         cni = CniServer(client, self._cni_socket, self._settings.directories.run)
         await front.start(cni.run)
         for sock, access in self._listeners:
             address = None if access is Access.LOCAL else self._settings.http_address
             self._serving += 1
             await front.start(self._serve, api, sock, access, address)
+
+    async def _serve_docker(self, socket_path: Path, client: httpx.AsyncClient) -> None:
+        """Docker's network driver; whatever happens to it, the network goes on without it."""
+        try:
+            settings = docker_plugin.PluginSettings(
+                socket=socket_path, state_file=self._settings.directories.docker_state
+            )
+            await docker_plugin.serve(settings, client)
+        except* PluginError as errors:
+            for error in leaves(errors):
+                _log.error("Docker's network driver is off: %s", error)
 
     async def _serve(
         self,

@@ -33,6 +33,11 @@ class Directories:
         return self.state / "weave.log"
 
     @property
+    def docker_state(self) -> Path:
+        """What the network driver for Docker remembers."""
+        return self.state / "docker.json"
+
+    @property
     def socket(self) -> Path:
         """The Unix socket of the HTTP API."""
         return self.run / "weave.sock"

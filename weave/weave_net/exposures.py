@@ -9,7 +9,9 @@ store.
   back. Names go, and addresses are freed, last.
 - Whoever else gives the bridge an address of the allocation range, gets it recorded, so that no container is given it.
 
-There is no address translation yet: whether one is wanted is only remembered.
+The host's firewall rules follow: they let containers and the outside reach each other through this host, with the
+addresses translated unless told otherwise, and are put back when others remove them. Where the host cannot have them,
+that is logged, and the addresses serve all the same.
 """
 
 from __future__ import annotations
@@ -17,19 +19,20 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from ipaddress import IPv4Interface, ip_address, ip_interface
+from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from weave_net.attachment_request import DEFAULT_SUBNET
+from weave_net.attachment_request import DEFAULT_SUBNET, SUBNET_PREFIX
 from weave_net.attachments import OPERATION_LIMIT_S
 from weave_net.errors import AttachmentError, DaemonError, StoreError
+from weave_router.doors import ExposedSubnet
 from weave_router.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from ipaddress import IPv4Address, IPv6Address, IPv6Interface
+    from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network
 
     from weave_net.container_addresses import ContainerAddresses
     from weave_router.doors import Host, Store
@@ -45,6 +48,9 @@ KEY_PREFIX = "exposure/"
 
 WATCH_AGAIN_S = 10.0
 """After the host could not be watched."""
+
+_SMALLEST_SUBNET = 4
+"""Addresses of the smallest subnet that has room for a container and a gateway."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +75,7 @@ class Exposure:
     address: str
     """`address/len`."""
     masquerade: bool = True
-    """Whether addresses are to be translated between the network and the outside."""
+    """Whether addresses are translated between its subnet and the outside."""
 
     @property
     def ip(self) -> Address:
@@ -108,6 +114,9 @@ class Exposures:
         """What others gave the bridge, as far as it lies in the range."""
         self._missed: set[Address] = set()
         """What others took from the bridge; said once."""
+        self._complaint = ""
+        """Why the host's rules are not as they should be; said once."""
+        self._told_forwarding = False
         self._lock = trio.Lock()
 
     async def adopt(self) -> None:
@@ -131,6 +140,7 @@ class Exposures:
             # What was recorded for an exposure that a crash prevented, or by hand on a bridge that is gone.
             for ip in self._addresses.recorded(HOLDER) - self._known.keys() - self._foreign.keys() - present.keys():
                 await self._addresses.release(HOLDER, [str(ip)])
+            await self._set_rules()
 
     def list(self) -> tuple[Exposure, ...]:
         """What was exposed, sorted by address."""
@@ -159,6 +169,7 @@ class Exposures:
             try:
                 with _uninterrupted("exposed"):
                     given = await self._expose(reserved.given, masquerade)
+                    await self._set_rules()
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._addresses.release(HOLDER, [text for text in reserved.new if not self._has(text)])
@@ -194,13 +205,34 @@ class Exposures:
         return tuple(answer)
 
     async def gateway(self, address: IPv4Interface) -> IPv4Address:
-        """The host's own address that a container with this address may use as its gateway.
+        """The bridge's address that a container with this address can have as its gateway.
 
-        The bridge's in that subnet, else its first of the family; if it has none, one of the default subnet is exposed
-        now. Raises as `expose`.
+        In the container's subnet, else one whose subnet has the container in it. If there is neither, the host is
+        exposed in the container's subnet, as far as that is ours to allocate. Else any address will do (but answers
+        from the outside need a route then), and where there is none the default subnet is exposed. Raises as `expose`
+        does.
         """
-        present = _ipv4(await self.present()) or _ipv4(await self.expose())
-        return next((own for own in present if own.ip in address.network), present[0]).ip
+        present = _ipv4(await self.present())
+        near = [there for there in present if there.ip in address.network]
+        near += [there for there in present if address.ip in there.network]
+        if near:
+            return near[0].ip
+        allocated = self._addresses.range
+        has_room = address.network.num_addresses >= _SMALLEST_SUBNET
+        if isinstance(allocated, IPv4Network) and address.network.subnet_of(allocated) and has_room:
+            return await self._expose_for_gateway(f"{SUBNET_PREFIX}{address.network}")
+        if present:
+            return present[0].ip
+        if allocated is None:
+            raise AttachmentError(
+                f"{self.bridge} has no address that could be the gateway of {address}, and address allocation is off: "
+                "give it one with 'weave expose ADDRESS/LEN' first"
+            )
+        return await self._expose_for_gateway(DEFAULT_SUBNET)
+
+    async def _expose_for_gateway(self, wanted: str) -> IPv4Address:
+        (given,) = _ipv4(await self.expose([wanted]))
+        return given.ip
 
     async def hide(self, addresses: Iterable[str] = ()) -> tuple[str, ...]:
         """Take addresses, with or without prefix length, from the bridge; without any, those of the default subnet.
@@ -216,6 +248,7 @@ class Exposures:
                 there += (text for text in await self._present_if_any() if text not in there)
                 removed = tuple(text for text in there if is_meant(ip_interface(text)))
                 await self._hide(removed)
+                await self._set_rules()
                 # Named ones also where the bridge has them no more: a crash may have left something of them.
                 gone = dict.fromkeys(ip_interface(text).ip for text in (*removed, *named) if not self._has(text))
                 for ip in gone:
@@ -249,7 +282,12 @@ class Exposures:
             self._missed.discard(ip)
 
     async def run(self) -> None:
-        """Keep an eye on what others do to the bridge's addresses, until cancelled."""
+        """Keep an eye on what others do to the bridge's addresses and to our firewall rules, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_addresses)
+            nursery.start_soon(self._watch_rules)
+
+    async def _watch_addresses(self) -> None:
         while True:
             try:
                 async with self._host.watch_addresses(self.bridge) as changes:
@@ -259,6 +297,46 @@ class Exposures:
             except HostError as error:
                 _log.warning("%s; trying again in %.0f s", error, WATCH_AGAIN_S)
             await trio.sleep(WATCH_AGAIN_S)
+
+    async def _watch_rules(self) -> None:
+        while True:
+            try:
+                async with self._host.watch_rules() as changes:
+                    async for _ in changes:
+                        async with self._lock:
+                            await self._set_rules()
+            except HostError as error:
+                self._complain(str(error))
+            await trio.sleep(WATCH_AGAIN_S)
+
+    async def _set_rules(self) -> None:
+        """Have the host's rules fit what is exposed; holding the lock."""
+        subnets: dict[IPv4Network | IPv6Network, bool] = {}
+        for exposure in self.list():
+            network = ip_interface(exposure.address).network
+            subnets[network] = exposure.masquerade or subnets.get(network, False)
+        exposed = [ExposedSubnet(network, masquerade) for network, masquerade in subnets.items()]
+        try:
+            await self._host.set_exposed(self.bridge, exposed)
+        except HostError as error:
+            self._complain(str(error))
+        else:
+            self._complaint = ""
+        if not self._told_forwarding and any(subnet.masquerade and subnet.network.version == 4 for subnet in exposed):
+            await self._check_forwarding()
+
+    async def _check_forwarding(self) -> None:
+        if not await self._host.forwards_packets():
+            self._told_forwarding = True
+            _log.warning(
+                "containers reach only this host and nothing behind it, since it passes no packets on; let it do so "
+                "with `sysctl -w net.ipv4.ip_forward=1`"
+            )
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            _log.warning("%s", complaint)
+        self._complaint = complaint
 
     async def _look_around(self) -> None:
         """Record what others gave the bridge inside the range, free what they took again; holding the lock."""

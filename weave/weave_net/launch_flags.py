@@ -16,14 +16,8 @@ if TYPE_CHECKING:
     from weave_net.command_base import Function
 
 FUTURE_FLAGS: dict[str, bool] = {
-    "plugin": False,
-    "plugin-socket": True,
-    "plugin-mesh-socket": True,
-    "plugin-v2": False,
-    "plugin-v2-multicast": False,
     "expect-npc": False,
     "no-masq-local": False,
-    "docker-api": True,
     "status-addr": True,
     "metrics-addr": True,
     "pkt-debug": False,
@@ -36,12 +30,16 @@ FUTURE_VARIABLES = {
 }
 
 _PROXY = "the Docker API proxy is gone; use CNI, the Docker network plugin or 'weave attach'"
+_MANAGED = "there is no managed plugin; the daemon's own socket serves Docker, see --plugin-socket"
 _CLOUD = "Weave Cloud is gone; name the peers on the command line or with 'weave connect'"
 _FILES = "use --state-dir and --run-dir"
 
 GONE_FLAGS: dict[str, tuple[bool, str]] = {
     "no-restart": (False, "restarting is the business of systemd; run 'weave launch --foreground' in a unit"),
     "proxy": (False, _PROXY),
+    "plugin-mesh-socket": (True, "there is one driver, weave; see --plugin-socket"),
+    "plugin-v2": (False, _MANAGED),
+    "plugin-v2-multicast": (False, _MANAGED),
     "H": (True, _PROXY),
     "tls": (False, _PROXY),
     "tlsverify": (False, _PROXY),

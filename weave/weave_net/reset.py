@@ -75,6 +75,8 @@ async def _remove_devices(directories: Directories, wiring: Wiring) -> list[str]
             if await host.remove_device(name):
                 removed.append(f"{kind} {name}")
         await host.close_vxlan(names.vxlan)
+        if await host.remove_rules(names.bridge):
+            removed.append("firewall rules")
     return removed
 
 

@@ -26,6 +26,8 @@ from weave_dns.settings import (
     parse_duration,
     parse_listen_address,
 )
+from weave_docker.engine_errors import EngineAddressError
+from weave_docker.engine_sockets import Engine, default_engines, parse_engines
 from weave_ipam.errors import SettingsError as IpamSettingsError
 from weave_ipam.settings import DEFAULT_RANGE, parse_settings
 from weave_net.directories import Directories
@@ -100,6 +102,10 @@ class DaemonSettings:
     dns_clients: str = ""
     """Networks beside weave's for which outside names are resolved."""
     dns_rate_limit: int = DEFAULT_RATE
+    engines: tuple[Engine, ...] = ()
+    """Container engines whose events are followed where they are there."""
+    plugin_socket: Path | None = None
+    """Where Docker finds its network driver; None: nowhere."""
     http_address: HttpAddress | None = None
     """TCP address of the API; None turns it off."""
     http_writable: bool = False
@@ -154,8 +160,10 @@ class DaemonSettings:
         values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         values["directories"] = [str(self.directories.state), str(self.directories.run)]
         values["trusted_subnets"] = [str(subnet) for subnet in self.trusted_subnets]
+        values["engines"] = [str(engine.socket) for engine in self.engines]
         values["http_address"] = None if self.http_address is None else dataclasses.astuple(self.http_address)
-        values["log_file"] = None if self.log_file is None else str(self.log_file)
+        for name in ("log_file", "plugin_socket"):
+            values[name] = None if values[name] is None else str(values[name])
         return json.dumps(values)
 
     @classmethod
@@ -166,10 +174,11 @@ class DaemonSettings:
         values["directories"] = Directories(Path(state), Path(run))
         values["trusted_subnets"] = tuple(ip_network(subnet) for subnet in values["trusted_subnets"])
         values["peers"] = tuple(values["peers"])
+        values["engines"] = tuple(Engine(Path(path)) for path in values["engines"])
         if values["http_address"] is not None:
             values["http_address"] = HttpAddress(*values["http_address"])
-        if values["log_file"] is not None:
-            values["log_file"] = Path(values["log_file"])
+        for name in ("log_file", "plugin_socket"):
+            values[name] = None if values[name] is None else Path(values[name])
         return cls(**values)
 
 
@@ -199,6 +208,17 @@ def check_peers(peers: Sequence[str]) -> tuple[str, ...]:
     except TargetError as error:
         raise SettingsError(str(error)) from error
     return tuple(dict.fromkeys(peers))
+
+
+def choose_engines(flag: str | None, environment: str | None) -> tuple[Engine, ...]:
+    """The container engines of this host: those of `--docker-api` ('' for none), else the usual ones.
+
+    `environment`: DOCKER_HOST, where Docker is if not at its usual place. Raises `SettingsError`.
+    """
+    try:
+        return default_engines(environment) if flag is None else parse_engines(flag)
+    except EngineAddressError as error:
+        raise SettingsError(f"{'DOCKER_HOST' if flag is None else '--docker-api'}: {error}") from error
 
 
 def _split_port(text: str) -> tuple[str, int | None]:

@@ -36,6 +36,7 @@ _FORWARD, _DOCKER_USER = "FORWARD", "DOCKER-USER"
 _MARK = ("-m", "comment", "--comment", COMMENT)
 _LOCK_WAIT_S = "5"
 _ATTEMPTS = 3
+_COMPLAINT_LENGTH = 200
 
 Rule = tuple[str, ...]
 """The words of a rule, without those that name its chain."""
@@ -208,5 +209,5 @@ def _is_ours(rule: Rule) -> bool:
 
 
 def _complaint(done: subprocess.CompletedProcess[str]) -> str:
-    told = [line for line in done.stderr.splitlines() if line and not line.startswith("#")]  # that are warnings
-    return told[0] if told else f"exit status {done.returncode}"
+    told = " ".join(line.strip() for line in done.stderr.splitlines() if not line.startswith("#"))  # that are warnings
+    return told.strip()[:_COMPLAINT_LENGTH] or f"exit status {done.returncode}"

@@ -53,8 +53,12 @@ def prepare_for_addresses(device: str, *, ipv6: bool) -> None:
 
 
 def forwards_packets() -> bool:
-    """Whether IPv4 packets are passed on from one device to another."""
-    return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "0"
+    """Whether IPv4 packets are passed on from one device to another; True where that cannot be read."""
+    try:
+        return Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() != "0"
+    except OSError as error:
+        _log.debug("cannot read whether packets are passed on: %s", error)
+        return True
 
 
 def _refuse_router_advertisements(device: str) -> None:

@@ -13,6 +13,7 @@ import logging
 import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from weave_router.doors import VethInfo
@@ -271,12 +272,16 @@ def _set_up_inside(request: VethRequest, index: int | None) -> _Inside:
         undo.callback(announcer.close)
         if request.multicast_route:
             netlink.add_link_route(link.index, _MULTICAST)  # needs the interface up, hence last
-        routes = []
+        routes, elsewhere = [], set()
         for route in sorted(request.routes, key=lambda route: route.gateway is not None):  # to a gateway first
+            # A second interface is no reason to take routes away from the first one, the default route above all.
+            if route.gateway is not None and ip_network(route.gateway) in elsewhere:
+                continue
             if netlink.add_route(link.index, route):
                 undo.callback(netlink.remove_route, link.index, route)
             elif not netlink.has_route(link.index, route):
-                continue  # a second interface is no reason to take the first one's default route away
+                elsewhere.add(route.destination)
+                continue
             routes.append(route)
         link = netlink.require(request.interface)
         inside = _Inside(link, tuple(netlink.addresses(link.index)), announcer, tuple(routes))

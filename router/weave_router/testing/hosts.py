@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import trio
@@ -262,7 +263,12 @@ class RecordingHost:
             if other is not inside
             for route in other.routes
         }
-        routes = tuple(route for route in request.routes if route.destination not in elsewhere)
+        routes = tuple(
+            route
+            for route in request.routes
+            if route.destination not in elsewhere
+            and (route.gateway is None or ip_network(route.gateway) not in elsewhere)
+        )
         inside.routes += (route for route in routes if route not in inside.routes)
         for address in request.addresses:
             if address not in inside.addresses:

@@ -21,6 +21,7 @@ from weave_dns.settings import (
 from weave_ipam.settings import DEFAULT_RANGE
 from weave_net import launch as launcher
 from weave_net.command_base import WeaveCommand, directory_options, locations_of
+from weave_net.directories import DEFAULT_RUN_DIR
 from weave_net.errors import SettingsError
 from weave_net.launch_flags import silent_options, without_effect
 from weave_net.settings import (
@@ -30,6 +31,7 @@ from weave_net.settings import (
     DaemonSettings,
     check_bridge_name,
     check_peers,
+    choose_engines,
     choose_password,
     parse_http_address,
     parse_subnets,
@@ -192,6 +194,17 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     show_default=True,
     help="Answers per second and client, 0 for no limit.",
 )
+@click.option("--plugin/--no-plugin", default=True, help="Whether Docker may use its network driver 'weave'.")
+@click.option(
+    "--plugin-socket",
+    type=click.Path(path_type=Path),
+    help="Where Docker finds that driver.  [default: /run/docker/plugins/weave.sock; none with another --run-dir]",
+)
+@click.option(
+    "--docker-api",
+    metavar="unix:///PATH",
+    help="Socket of the container engine to follow, '' for none.  [default: DOCKER_HOST or Docker, and Podman]",
+)
 @click.option(
     "--http-addr",
     envvar="WEAVE_HTTP_ADDR",
@@ -266,6 +279,8 @@ def _settings(directories: Directories, flags: dict[str, Any], *, range_given: b
         resolv_conf=os.path.abspath(flags["resolv_conf"]),  # noqa: PTH100
         dns_clients=flags["dns_clients"],
         dns_rate_limit=flags["dns_rate_limit"],
+        engines=choose_engines(flags["docker_api"], os.environ.get("DOCKER_HOST")),
+        plugin_socket=_plugin_socket(directories, flags) if flags["plugin"] else None,
         http_address=parse_http_address(
             f"127.0.0.1:{flags['port'] + 1}" if address is None else address, flags["port"] + 1
         ),
@@ -276,6 +291,16 @@ def _settings(directories: Directories, flags: dict[str, Any], *, range_given: b
     settings.ipam_settings()
     settings.dns_settings()
     return settings
+
+
+def _plugin_socket(directories: Directories, flags: dict[str, Any]) -> Path | None:
+    """Several daemons of one machine, told apart by their run directories, cannot all be Docker's driver."""
+    given: Path | None = flags["plugin_socket"]
+    if given is not None:
+        return Path(os.path.abspath(given))  # noqa: PTH100
+    from weave_docker.plugin.service import DEFAULT_SOCKET  # brings an HTTP server along
+
+    return DEFAULT_SOCKET if directories.run == DEFAULT_RUN_DIR else None
 
 
 def _current_name(settings: DaemonSettings) -> str:
