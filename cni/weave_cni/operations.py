@@ -44,6 +44,8 @@ _UNKNOWN_COMMAND_CODES = (Code.INCOMPATIBLE_VERSION, Code.INVALID_ENVIRONMENT)
 """What plugins answer that do not know GC or STATUS."""
 
 BRIDGE = "bridge"
+MAX_NAMES = 64
+"""Of one interface; further ones are left out."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ class Operations:
             "keep": True,
             "multicast_route": False,
             "hairpin": config.hairpin,
-            "names": list(wishes.names),
+            "names": list(wishes.names[:MAX_NAMES]),
             "mtu": config.mtu,
             "mac": wishes.mac,
         }
@@ -131,7 +133,8 @@ class Operations:
         body["gateway"] = config.ipam.gateway or (BRIDGE if without else None)
         attachment = await self._api.attach(request.container, request.interface, body)
         async with self._detached_unless_told(request):
-            return attachment_result(attachment, request.netns, await self._dns(wishes), previous)
+            dns = await self._dns(wishes) if previous is None or not previous["dns"] else wishes.dns
+            return attachment_result(attachment, request.netns, dns, previous)
 
     async def _check_bridge(self, config: NetConfig) -> None:
         if config.bridge and config.bridge != (own := await self._api.bridge()):
@@ -142,7 +145,10 @@ class Operations:
         self, call: Call, config: NetConfig, wishes: Wishes, body: dict[str, Any], previous: Result | None
     ) -> Result:
         request = call.request
-        async with self._undone_by(call, config.ipam.type):
+        # The interface first: where it exists already, the other plugin must not be asked, whose addresses of that
+        # container would be taken away again.
+        await self._api.attach(request.container, request.interface, body)
+        async with self._detached_unless_told(request), self._undone_by(call, config.ipam.type):
             given = read_result(await call.delegate(config.ipam.type, "ADD"), config.ipam.type)
             if not given["ips"]:
                 raise CniError(Code.INVALID_CONFIG, f"{config.ipam.type} gave no address")
@@ -153,6 +159,7 @@ class Operations:
             gateway = next((entry["gateway"] for entry in given["ips"] if entry.get("gateway")), None)
             body["gateway"] = gateway if given["routes"] else None
             body["routes"] = [_known_route(route) for route in given["routes"]]
+            body["create"] = False
             attachment = await self._api.attach(request.container, request.interface, body)
             dns = dict(wishes.dns) or dict(given["dns"])
             return attachment_result({**attachment, "gateway": gateway}, request.netns, dns, previous)
@@ -216,8 +223,7 @@ class Operations:
         own = _own_interfaces(request, previous)
         mac = next((entry["mac"] for entry in own.values() if isinstance(entry.get("mac"), str)), None)
         problems = await self._api.problems(request.container, request.interface, call.descriptor, mac)
-        ips = [entry for entry in previous["ips"] if entry.get("interface") is None or entry["interface"] in own]
-        told = {_plain(entry.get("address")) for entry in ips}
+        told = {_plain(entry.get("address")) for entry in previous["ips"] if entry.get("interface") in own}
         lost = told - {_plain(text) for text in known["addresses"]}
         problems += [f"the address {text} of prevResult is not known" for text in sorted(filter(None, lost))]
         if problems:

@@ -228,6 +228,15 @@ class CniHost:
         if (network, pod, ifname) in self._used:
             self._used.remove((network, pod, ifname))
 
+    def check_ours(self, network: Network, pod: Pod, ifname: str = "eth0") -> None:
+        """CHECK by our plugin only: that of Debian's `portmap` fails without an IPv6 address, whatever came before."""
+        cached = self.runtime.cached(network, pod, ifname)
+        for index, plugin in enumerate(network.plugins):
+            if plugin["type"] == "weave-net":
+                config = network.plugin_config(index, cached["capabilities"], cached["result"])
+                environment = self.runtime.environment("CHECK", pod, ifname, cached["arguments"])
+                self.runtime.run("weave-net", environment, config).nothing()
+
     def refusal(
         self,
         network: Network,

@@ -86,6 +86,9 @@ def weave(request: pytest.FixtureRequest) -> Iterator[CniHost]:
     yield host
     try:
         host.clear()
+        if host.host.pid is None:
+            host.launch()
+            host.clear()
         if not request.node.stash.get(_failed, False):
             host.check_nothing_left()
     except BaseException:

@@ -88,7 +88,8 @@ def test_versions_that_are_not_spoken(weave: CniHost, plugin: str) -> None:
 
 def test_versions_that_are_nonsense(weave: CniHost) -> None:
     pod = weave.pod()
-    for version in ("", "new", "1", "1.0", "1.0.0-rc1", " 1.0.0", 1, 1.0, None, ["1.0.0"], {}):
+    nonsense: tuple[object, ...] = ("", "new", "1", "1.0", "1.0.0-rc1", " 1.0.0", 1, 1.0, None, ["1.0.0"], {})
+    for version in nonsense:
         config = {**weave.config(), "cniVersion": version}
         failure = weave.runtime.run("weave-net", weave.runtime.environment("ADD", pod), config).failure()
         assert failure.code in {1, 6, 7}, version

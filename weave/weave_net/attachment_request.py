@@ -187,7 +187,7 @@ def _descriptor(value: Any) -> int | None:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(entry, str) and len(entry) <= MAX_TEXT for entry in value):
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise AttachmentError("'names' must be a list of host names")
     if len(value) > MAX_NAMES:
         raise AttachmentError(f"more than {MAX_NAMES} names for one interface")

@@ -273,11 +273,12 @@ class Attachments:
             if mac is not None:
                 wanted = replace(wanted, mac=mac)
             found = await self._host.inspect(wanted)
-            recorded = self._addresses.recorded(known.recorded_for)
+            recorded, allocated = self._addresses.recorded(known.recorded_for), self._addresses.range
             lost = [
-                f"{text} is not recorded as taken"
-                for text in known.addresses
-                if known.claim and self._addresses.range is not None and ip_interface(text).ip not in recorded
+                f"{address} is not recorded as taken"
+                for address in map(ip_interface, known.addresses)
+                if known.claim and allocated is not None and address.version == allocated.version
+                if address.ip not in recorded
             ]
             return (*found, *lost)
 
