@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from weave_cni.errors import CniError, Code
+from weave_cni.keys import get_key
 from weave_cni.wishes import read_dns
 
 if TYPE_CHECKING:
@@ -46,16 +47,17 @@ class NetConfig:
 def read_net_config(config: Mapping[str, Any]) -> NetConfig:
     """Raises `CniError`."""
     for key in ("isGateway", "ipMasq"):
-        if config.get(key):
+        if value := get_key(config, key):
             raise CniError(
                 Code.UNSUPPORTED_FIELD,
-                f"unsupported field {key}={config[key]!r}: the daemon makes the bridge a gateway, and masquerades, "
+                f"unsupported field {key}={value!r}: the daemon makes the bridge a gateway, and masquerades, "
                 "when no routes are configured",
             )
-    mtu = config.get("mtu") or None
+    mtu = get_key(config, "mtu") or None
     if mtu is not None and (type(mtu) is not int or not MIN_MTU <= mtu <= MAX_MTU):
         raise CniError(Code.INVALID_CONFIG, f"mtu must be a number of bytes from {MIN_MTU} to {MAX_MTU}, not {mtu!r}")
-    hairpin = config.get("hairpinMode", True)
+    hairpin = get_key(config, "hairpinMode")
+    hairpin = True if hairpin is None else hairpin
     if not isinstance(hairpin, bool):
         raise CniError(Code.INVALID_CONFIG, f"hairpinMode must be true or false, not {hairpin!r}")
     return NetConfig(
@@ -63,13 +65,13 @@ def read_net_config(config: Mapping[str, Any]) -> NetConfig:
         mtu=mtu,
         hairpin=hairpin,
         ipam=read_ipam_config(config),
-        dns=read_dns(config.get("dns")),
+        dns=read_dns(get_key(config, "dns")),
     )
 
 
 def read_ipam_config(config: Mapping[str, Any]) -> IpamConfig:
     """Raises `CniError`."""
-    ipam = config.get("ipam") or {}
+    ipam = get_key(config, "ipam") or {}
     if not isinstance(ipam, dict):
         raise CniError(Code.INVALID_CONFIG, f"ipam must be an object, not {ipam!r}")
     plugin = _text(ipam, "type") or ""
@@ -88,7 +90,7 @@ def read_ipam_config(config: Mapping[str, Any]) -> IpamConfig:
 
 def read_routes(holder: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """The key `routes`: each with `dst`, perhaps `gw` and what version 1.1.0 adds. Raises `CniError`."""
-    routes = holder.get("routes") or []
+    routes = get_key(holder, "routes") or []
     if not isinstance(routes, list) or not all(
         isinstance(route, dict) and isinstance(route.get("dst"), str) for route in routes
     ):
@@ -104,7 +106,7 @@ def read_routes(holder: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _text(mapping: Mapping[str, Any], key: str) -> str | None:
-    value = mapping.get(key)
+    value = get_key(mapping, key)
     if value is not None and not isinstance(value, str):
         raise CniError(Code.INVALID_CONFIG, f"{key} must be a text, not {value!r}")
     return value

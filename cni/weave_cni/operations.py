@@ -18,6 +18,7 @@ import trio
 from weave_cni.config import IpamConfig, NetConfig, read_ipam_config, read_net_config
 from weave_cni.daemon_api import OWNER
 from weave_cni.errors import CniError, Code
+from weave_cni.keys import get_key
 from weave_cni.result import addresses_result, attachment_result, read_result, write_result
 from weave_cni.versions import NEWEST, SUPPORTED
 from weave_cni.wishes import Wishes, read_wishes
@@ -338,8 +339,8 @@ def _ipam_type(request: Request) -> str | None:
     """The delegated plugin; read without judging the rest, which must not keep anything from being removed."""
     if request.plugin == "weave-ipam":
         return None
-    ipam = request.config.get("ipam")
-    plugin = ipam.get("type") if isinstance(ipam, dict) else None
+    ipam = get_key(request.config, "ipam")
+    plugin = get_key(ipam, "type") if isinstance(ipam, dict) else None
     return plugin if isinstance(plugin, str) and IpamConfig(type=plugin).delegated else None
 
 

@@ -5,6 +5,7 @@ Inside, a result is an object in the form of version 1.1.0.
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any
 
 from weave_cni.errors import CniError, Code
@@ -39,6 +40,11 @@ def read_result(value: Any, origin: str) -> Result:
         if isinstance(value.get(old), dict) and value[old].get("ip"):
             result["ips"].append({"address": value[old]["ip"], "gateway": value[old].get("gateway")})
             result["routes"] += [dict(route) for route in value[old].get("routes") or []]
+    for entry in result["ips"]:
+        try:
+            ip_interface(entry.get("address"))
+        except ValueError as error:
+            raise CniError(Code.UNDECODABLE, f"the result of {origin} has an address that is none: {error}") from error
     dns = {} if value.get("dns") is None else value["dns"]
     if not isinstance(dns, dict):
         raise CniError(Code.UNDECODABLE, f"the result of {origin} has no object in 'dns'")

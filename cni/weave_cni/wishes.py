@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from weave_cni.errors import CniError, Code
+from weave_cni.keys import get_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from weave_cni.request import Request
 
 DNS_FIELDS = ("nameservers", "domain", "search", "options")
@@ -33,18 +32,18 @@ class Wishes:
 
 def read_wishes(request: Request) -> Wishes:
     """Raises `CniError` for what cannot be read."""
-    runtime = _object(_get(request.config, "runtimeConfig"), "runtimeConfig")
-    older = _object(_get(_object(_get(request.config, "args"), "args"), "cni"), "args.cni")
-    addresses = _get(runtime, "ips") or _get(older, "ips") or _separated(request.arguments.get("IP", ""))
-    mac = _get(runtime, "mac") or _get(older, "mac") or request.arguments.get("MAC") or None
+    runtime = _object(get_key(request.config, "runtimeConfig"), "runtimeConfig")
+    older = _object(get_key(_object(get_key(request.config, "args"), "args"), "cni"), "args.cni")
+    addresses = get_key(runtime, "ips") or get_key(older, "ips") or _separated(request.arguments.get("IP", ""))
+    mac = get_key(runtime, "mac") or get_key(older, "mac") or request.arguments.get("MAC") or None
     if mac is not None and not isinstance(mac, str):
         raise CniError(Code.INVALID_CONFIG, f"the MAC address must be a text, not {mac!r}")
     pod = request.arguments.get("K8S_POD_NAME", "")
     return Wishes(
         addresses=_texts(addresses, "ips"),
         mac=mac,
-        names=tuple(dict.fromkeys([*([pod] if pod else []), *_aliases(_get(runtime, "aliases"), request.network)])),
-        dns=read_dns(_get(runtime, "dns")) or read_dns(request.config.get("dns")),
+        names=tuple(dict.fromkeys([*([pod] if pod else []), *_aliases(get_key(runtime, "aliases"), request.network)])),
+        dns=read_dns(get_key(runtime, "dns")) or read_dns(request.config.get("dns")),
     )
 
 
@@ -53,10 +52,10 @@ def read_dns(value: Any) -> dict[str, Any]:
     given = _object(value, "dns")
     found: dict[str, Any] = {}
     for name, others in (("nameservers", ("servers",)), ("search", ("searches",)), ("options", ())):
-        texts: Any = next((entry for key in (name, *others) if (entry := _get(given, key))), [])
+        texts: Any = next((entry for key in (name, *others) if (entry := get_key(given, key))), [])
         if texts:
             found[name] = list(_texts(texts, f"dns.{name}"))
-    domain = _get(given, "domain")
+    domain = get_key(given, "domain")
     if domain:
         if not isinstance(domain, str):
             raise CniError(Code.INVALID_CONFIG, f"dns.domain must be a text, not {domain!r}")
@@ -86,9 +85,3 @@ def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CniError(Code.INVALID_CONFIG, f"{name} must be an object, not {value!r}")
     return value
-
-
-def _get(mapping: Mapping[str, Any], name: str) -> Any:
-    if name in mapping:
-        return mapping[name]
-    return next((value for key, value in mapping.items() if key.lower() == name.lower()), None)

@@ -113,7 +113,6 @@ class EngineClient:
 
     async def _follow(self, send: trio.MemorySendChannel[Event]) -> None:
         """One stream of events to its end."""
-        self.engine.check(0)
         failure: httpx.HTTPError | EngineUnavailable | None = None
         async with trio.open_nursery() as nursery:
             begun = False
@@ -141,7 +140,7 @@ class EngineClient:
                 failure = error
             nursery.cancel_scope.cancel()
         if isinstance(failure, httpx.HTTPError):
-            raise EngineUnavailable(f"it broke off: {failure or type(failure).__name__}") from failure
+            raise self._broken(failure) from failure
         if failure is not None:
             raise failure
 
@@ -163,7 +162,6 @@ class EngineClient:
 
     async def _get(self, path: str, **parameters: str) -> Any:
         """An answer's document; None if there is no such thing."""
-        self.engine.check(0)
         body = bytearray()
         try:
             with trio.fail_after(ANSWER_LIMIT_S):
@@ -179,13 +177,19 @@ class EngineClient:
         except (trio.TooSlowError, httpx.TimeoutException) as error:
             raise EngineUnavailable(f"{self.engine} does not answer within {ANSWER_LIMIT_S:.0f} s") from error
         except httpx.HTTPError as error:
-            raise EngineUnavailable(f"{self.engine} broke off: {error or type(error).__name__}") from error
+            raise self._broken(error) from error
         if status == _NOT_FOUND:
             return None
         _check_status(self.engine, status, bytes(body))
         if len(body) > LARGE_ANSWER_BYTES:
             return await trio.to_thread.run_sync(read_json, bytes(body), self.engine)
         return read_json(bytes(body), self.engine)
+
+    def _broken(self, error: httpx.HTTPError) -> EngineUnavailable:
+        """What went wrong with a connection; raises `EngineAbsent` and the like where there was none."""
+        if isinstance(error, httpx.ConnectError):
+            self.engine.check(0)
+        return EngineUnavailable(f"{self.engine} broke off: {error or type(error).__name__}")
 
     def _client(self, limit: float | httpx.Timeout) -> httpx.AsyncClient:
         return httpx.AsyncClient(

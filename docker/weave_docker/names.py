@@ -38,16 +38,22 @@ _NOT_FOUND = 404
 _log = logging.getLogger(__name__)
 
 
-async def run(engine: Engine, api: httpx.AsyncClient) -> None:
-    """Keep the names until cancelled; `api` leads to the daemon's HTTP API with all rights.
+async def run(engine: Engine, api: httpx.AsyncClient, *, driver: str = DRIVER) -> None:
+    """Keep the names until cancelled; returns at once where the daemon has no names.
 
-    Returns at once where the daemon has no names. Raises `httpx.HTTPError` if it cannot even be asked that.
+    `api` leads to the daemon's HTTP API with all rights. `driver`: under which name the engine knows our network
+    plugin, which is that of its socket file. One engine of a host only: names of containers that it does not know and
+    that are not attached are taken for left over.
     """
-    domain = await _domain(api)
+    try:
+        domain = await _domain(api)
+    except httpx.HTTPError as error:
+        _log.warning("containers of %s get no names, since weave's own API cannot be asked: %s", engine, error)
+        return
     if domain is None:
         return
     client = EngineClient(engine)
-    names = NetworkNames(client, api, domain)
+    names = NetworkNames(client, api, domain, driver)
     send, receive = trio.open_memory_channel[Event](WAITING_EVENTS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.watch, send)
@@ -57,10 +63,11 @@ async def run(engine: Engine, api: httpx.AsyncClient) -> None:
 class NetworkNames:
     """The names of one engine's containers. `domain`: without final dot."""
 
-    def __init__(self, client: EngineClient, api: httpx.AsyncClient, domain: str) -> None:
+    def __init__(self, client: EngineClient, api: httpx.AsyncClient, domain: str, driver: str = DRIVER) -> None:
         self._client = client
         self._api = api
         self._domain = domain
+        self._driver = driver
         self._registered: dict[str, dict[str, set[str]]] = {}
         """By container the addresses that have names, and which of them are ours."""
         self._networks: dict[str, Network | None] = {}
@@ -107,7 +114,7 @@ class NetworkNames:
         self._networks.clear()
         running = [container for container, runs in (await self._client.running()).items() if runs]
         attached = {str(entry.get("id")) for entry in await self._documents("/attachment")}
-        own = (await self._ask("GET", "/report", params={"format": ".Router.Name"})).text.strip()
+        own = await self._own_number()
         for entry in await self._documents("/name"):
             container = str(entry.get("ContainerID"))
             ours = entry.get("Origin") == own and not entry.get("Tombstone")
@@ -115,6 +122,14 @@ class NetworkNames:
             if ours and is_container_id(container) and container not in attached:
                 self._registered.setdefault(container, {}).setdefault(str(entry.get("Addr")), set())
         self._due.update(running, self._registered)
+
+    async def _own_number(self) -> int:
+        """This peer's name as entries of names have it. Raises `EngineUnavailable`."""
+        name = (await self._ask("GET", "/report", params={"format": ".Router.Name"})).text.strip()
+        try:
+            return int(name.replace(":", ""), 16)
+        except ValueError as error:
+            raise EngineUnavailable(f"weave's own API tells a peer name that is none: {name!r}") from error
 
     async def _settle_one(self, container: str) -> None:
         known = await self._client.container(container)
@@ -149,7 +164,7 @@ class NetworkNames:
         known = self._networks[network]
         return (
             known is not None
-            and known.driver.partition(":")[0] == DRIVER
+            and known.driver.partition(":")[0] == self._driver
             and known.options.get(DNS_OPTION, "true").lower() not in _FALSE
         )
 
@@ -184,7 +199,7 @@ def _is_inside(name: str, domain: str) -> bool:
 
 
 async def _domain(api: httpx.AsyncClient) -> str | None:
-    """The network's domain without final dot, None where names are off."""
+    """The network's domain without final dot, None where names are off. Raises `httpx.HTTPError`."""
     answer = await api.get("/domain")
     if answer.status_code == _NOT_FOUND:
         return None

@@ -96,11 +96,3 @@ class Attachment:
 def host_interface_name(attachment_id: str, interface: str) -> str:
     """`vethwe` and 8 hex digits: always the same for an attachment, and short enough for the kernel (15 characters)."""
     return "vethwe" + hashlib.sha256(f"{attachment_id}/{interface}".encode()).hexdigest()[:8]
-
-
-def matching(present: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The addresses of `present` that `wanted` names, with or without prefix length."""
-    interfaces = {text: ip_interface(text) for text in present}
-    with_length = {ip_interface(text) for text in wanted if "/" in text}
-    plain = {ip_interface(text).ip for text in wanted if "/" not in text}
-    return tuple(text for text, address in interfaces.items() if address in with_length or address.ip in plain)

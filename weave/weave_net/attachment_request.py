@@ -148,8 +148,13 @@ def _parse_subnet(text: str) -> str:
 
 
 def parse_detached_address(text: str) -> str:
-    """An address to remove, with or without prefix length. Raises `AttachmentError`."""
+    """An address to remove, with or without prefix length, or a subnet whose addresses to remove (`net:`).
+
+    Raises `AttachmentError`.
+    """
     plain = text.removeprefix("ip:")
+    if plain.startswith(SUBNET_PREFIX):
+        return _parse_subnet(plain)
     try:
         return str(ip_interface(plain) if "/" in plain else ip_address(plain))
     except ValueError as error:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from weave_dns.entries import Bond
-from weave_net.attachment import Attachment, host_interface_name, matching
+from weave_net.address_filter import address_filter
+from weave_net.attachment import Attachment, host_interface_name
 from weave_net.attachment_request import BRIDGE_GATEWAY, SUBNET_PREFIX
 from weave_net.attachment_routes import complete_routes
 from weave_net.container_addresses import Reserved
@@ -311,7 +312,8 @@ class Attachments:
         if known is None:
             # Possibly left behind by a crash; without a record there is nothing in it that must be kept.
             return await self._host.detach(None, interface, host_interface) if not addresses else ()
-        unwanted = matching(known.addresses, addresses) if addresses else known.addresses
+        is_meant = address_filter(addresses, self._addresses.default_subnet)
+        unwanted = tuple(text for text in known.addresses if not addresses or is_meant(ip_interface(text)))
         left = tuple(text for text in known.addresses if text not in unwanted)
         if addresses and not unwanted:
             return ()
@@ -331,7 +333,9 @@ class Attachments:
 
     async def container_ended(self, attachment_id: str) -> None:
         """An engine says that a container has ended: its names go at once, its addresses in a while (see `run`)."""
-        if any(known.id == attachment_id and not known.keep for known in self._known.values()):
+        theirs = [known for known in self._known.values() if known.id == attachment_id]
+        # It may have been started again, and attached, before its end was heard of.
+        if theirs and all(not known.keep and self._is_gone(known) for known in theirs):
             await self._names.remove_container(attachment_id)
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ needs.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from click.shell_completion import CompletionItem
+
 COMMANDS = {
     "attach": "attachments",
+    "completion": "completion",
     "connect": "peers",
     "detach": "attachments",
     "dns-add": "naming",
@@ -41,11 +45,15 @@ COMMANDS = {
     "rmpeer": "allocation",
     "setup": "cni",
     "setup-cni": "cni",
+    "setup-systemd": "systemd",
     "status": "views",
     "stop": "lifecycle",
     "version": "views",
 }
 """Subcommands and the module below `weave_net.commands` in which a command of that name is (`help`: see below)."""
+
+COMPLETION_VARIABLE = "_WEAVE_COMPLETE"
+"""Set while a shell asks what fits at a place of the command line (`completion`)."""
 
 _PROXY = "the Docker API proxy is gone; attach containers through CNI, the Docker network plugin or 'weave attach'"
 _DAEMON = "router, proxy and plugin are one daemon; use 'weave launch' and 'weave stop'"
@@ -71,27 +79,38 @@ class WeaveGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a subcommand."""
         if cmd_name == "help":
+            _prepare_completion(cmd_name, _help)
             return _help
         module_name = COMMANDS.get(cmd_name)
         if module_name is None:
             return None
         module = importlib.import_module(f"weave_net.commands.{module_name}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        _prepare_completion(cmd_name, command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, without a look at their modules; or options."""
+        from weave_net.completion import command_items
+
+        return [
+            *command_items(self.list_commands(ctx), incomplete),
+            *click.Command.shell_complete(self, ctx, incomplete),
+        ]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the subcommand; an unknown one gets the usage, one of 2.8's also the reason."""
         name = args[0]
-        if name not in COMMANDS:
+        if name not in COMMANDS and not ctx.resilient_parsing:
             reason = f": {ABSENT_COMMANDS[name]}" if name in ABSENT_COMMANDS else ""
             raise _UnknownCommand(f"There is no command '{name}'{reason}", ctx)
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options before the subcommand."""
-        if not args:
+        if not args and not ctx.resilient_parsing:
             raise _UnknownCommand("", ctx)
         return super().parse_args(ctx, normalise_flags(args, self.get_params(ctx), until_operand=True))
 
@@ -116,6 +135,14 @@ class WeaveGroup(click.Group):
             click.echo("interrupted", err=True)
             result = 1
         sys.exit(result if isinstance(result, int) else 0)
+
+
+def _prepare_completion(name: str, command: click.Command) -> None:
+    """Where a shell asks what fits, have the command's parameters completed, too."""
+    if COMPLETION_VARIABLE in os.environ:
+        from weave_net.completion import complete_parameters
+
+        complete_parameters(name, command)
 
 
 class _UnknownCommand(click.UsageError):

@@ -16,6 +16,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -23,6 +24,7 @@ import trio
 
 from weave_cni.server import CniServer
 from weave_dns.weavedns import WeaveDns
+from weave_docker import names as docker_names
 from weave_docker import plugin as docker_plugin
 from weave_docker.plugin.errors import PluginError
 from weave_ipam.service import Ipam
@@ -32,6 +34,7 @@ from weave_net.attachments import Attachments
 from weave_net.container_addresses import ContainerAddresses
 from weave_net.container_names import ContainerNames
 from weave_net.devices import DeviceNames, remember_devices
+from weave_net.engines import Engines
 from weave_net.errors import DaemonError, SettingsError, leaves
 from weave_net.exposures import Exposures
 from weave_net.host_facts import read_uptime
@@ -179,6 +182,7 @@ class _Life:
         raise DaemonError("the router ended although nobody asked it to")
 
     async def _open_api(self, front: trio.Nursery) -> None:
+        engines = Engines(self._settings.engines, self._attachments)
         api = Api(
             self._router,
             self._ipam,
@@ -188,7 +192,9 @@ class _Life:
             version=program_version(),
             stop=self._request_stop,
             stopping=self._stop.is_set,
+            is_dead=engines.is_dead,
         )
+        front.start_soon(engines.run)
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(api.application(Access.LOCAL, None), raise_app_exceptions=False),
             base_url="http://localhost",
@@ -196,6 +202,9 @@ class _Life:
         )
         if self._settings.plugin_socket is not None:
             front.start_soon(self._serve_docker, self._settings.plugin_socket, client)
+            for engine in self._settings.engines:
+                driver = self._settings.plugin_socket.stem
+                front.start_soon(partial(docker_names.run, engine, client, driver=driver))
         cni = CniServer(client, self._cni_socket, self._settings.directories.run)
         await front.start(cni.run)
         for sock, access in self._listeners:

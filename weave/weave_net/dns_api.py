@@ -18,6 +18,7 @@ from weave_dns.errors import InvalidName, OutsideDomain, Unresolved
 from weave_dns.weavedns import WAITING
 from weave_net.api_access import Access
 from weave_net.api_messages import JsonResponse, read_form, truth_value, wants_json
+from weave_net.engines import never_dead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from weave_dns.names import Address
     from weave_dns.settings import ListenAddress
     from weave_dns.weavedns import WeaveDns
+    from weave_net.engines import IsDead
 
     Path = tuple[str, list[str], Callable[[Request], Awaitable[Response]], Access]
 
@@ -35,11 +37,15 @@ class DnsApi:
     """The handlers. `weave_dns`: None where names are off; then all paths are unknown.
 
     `is_attached`: whether there is an attachment of this id, with which names go.
+    `is_dead`: whether a container engine says that the container of this id does not run.
     """
 
-    def __init__(self, weave_dns: WeaveDns | None, is_attached: Callable[[str], bool]) -> None:
+    def __init__(
+        self, weave_dns: WeaveDns | None, is_attached: Callable[[str], bool], is_dead: IsDead = never_dead
+    ) -> None:
         self._maybe = weave_dns
         self._is_attached = is_attached
+        self._is_dead = is_dead
 
     def paths(self) -> list[Path]:
         """Path, methods, handler and the right needed."""
@@ -113,14 +119,15 @@ class DnsApi:
         """Give an address of a container a name."""
         dns, form = self._dns, await read_form(request)
         address = _address(request.path_params["address"])
-        truth_value(form, "check-alive")  # no container engine is asked so far
-        strict = truth_value(form, "strict")
-        name = form.get("fqdn", [""])[-1]
+        strict, check_alive = truth_value(form, "strict"), truth_value(form, "check-alive")
+        name, container = form.get("fqdn", [""])[-1], request.path_params["id"]
         try:
             if name or strict:
-                container = request.path_params["id"]
                 bond = Bond.CONTAINER if self._is_attached(container) else Bond.NOTHING
                 await dns.names.add(container, address, name, bond=bond)
+                # Asked afterwards: a container that ends in between must not leave a name.
+                if check_alive and await self._is_dead(container):
+                    await dns.names.remove(container, address, name)
         except (InvalidName, OutsideDomain) as error:
             if strict:
                 raise HTTPException(400, str(error)) from error

@@ -19,11 +19,12 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_interface
+from ipaddress import IPv4Interface, IPv4Network, ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from weave_net.address_filter import address_filter
 from weave_net.attachment_request import DEFAULT_SUBNET, SUBNET_PREFIX
 from weave_net.attachments import OPERATION_LIMIT_S
 from weave_net.errors import AttachmentError, DaemonError, StoreError
@@ -31,7 +32,7 @@ from weave_router.doors import ExposedSubnet
 from weave_router.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address, IPv6Interface, IPv6Network
 
     from weave_net.container_addresses import ContainerAddresses
@@ -241,7 +242,7 @@ class Exposures:
         Raises `AttachmentError` where there is no default subnet, `HostError`, `StoreError`.
         """
         named = tuple(addresses)
-        is_meant = self._filter(named)
+        is_meant = address_filter(named or (DEFAULT_SUBNET,), self._addresses.default_subnet)
         async with self._lock:
             with _uninterrupted("hidden"):
                 there = [exposure.address for exposure in self.list()]
@@ -250,7 +251,8 @@ class Exposures:
                 await self._hide(removed)
                 await self._set_rules()
                 # Named ones also where the bridge has them no more: a crash may have left something of them.
-                gone = dict.fromkeys(ip_interface(text).ip for text in (*removed, *named) if not self._has(text))
+                told = (text for text in named if not text.startswith(SUBNET_PREFIX))
+                gone = dict.fromkeys(ip_interface(text).ip for text in (*removed, *told) if not self._has(text))
                 for ip in gone:
                     if self._names is not None:
                         await self._names.remove(HOLDER, ip)
@@ -365,16 +367,6 @@ class Exposures:
             return await self.present()
         except HostError:  # the bridge was removed, and the addresses with it
             return ()
-
-    def _filter(self, addresses: Iterable[str]) -> Callable[[Interface], bool]:
-        with_length = {ip_interface(text) for text in addresses if "/" in text}
-        plain = {ip_address(text) for text in addresses if "/" not in text}
-        if with_length or plain:
-            return lambda address: address in with_length or address.ip in plain
-        subnet = self._addresses.default_subnet
-        if subnet is None:
-            raise AttachmentError("address allocation is off, so there is no default subnet: name the addresses")
-        return lambda address: address.ip in subnet
 
     def _has(self, text: str) -> bool:
         ip = ip_interface(text).ip

@@ -56,7 +56,7 @@ def set_up_logging(level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
-    for ours in ("weave_net", "weave_ipam", "weave_dns", "weave_router"):
+    for ours in ("weave_net", "weave_cni", "weave_docker", "weave_ipam", "weave_dns", "weave_router"):
         logging.getLogger(ours).setLevel(_number(level))
     logging.captureWarnings(True)
 

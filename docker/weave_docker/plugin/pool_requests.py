@@ -34,9 +34,9 @@ class PoolRequests:
         self._open = [since for since in self._open if now - since < OPEN_S]
         if len(self._open) >= MAX_OPEN:
             raise Refused(
-                f"Docker does not take the default subnet {pool.subnet} by itself, since this host has a route to it "
-                f"(as it has after 'weave expose'). Name the subnet, then Docker takes it: docker network create "
-                f"--subnet {pool.subnet} …, or a part of it that is the same on all hosts"
+                f"Docker does not take the default subnet {pool.subnet} by itself, since this host has a route into it "
+                "(as it has after 'weave expose', or with weave.gateway=bridge). Name the subnet, then Docker takes it: "
+                f"docker network create --subnet {pool.subnet} …, or a part of it that is the same on all hosts"
             )
         self._open.append(now)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from weave_net.command_base import Function, WeaveCommand, daemon_client, run_directory_option
-from weave_net.commands.attachments import is_meant
+from weave_net.commands.attachments import attached_id, meant_as_address
+from weave_net.container_lookup import container_id
 from weave_net.errors import ApiError, SettingsError
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ def dns_remove(ctx: click.Context, words: tuple[str, ...], fqdn: str | None, run
     with daemon_client(ctx, run_dir) as client:
         holder, _ = _container(client, container)
         whose: list[str | None] = [*addresses] or [None]
-        for address in whose:
-            client.remove_names(holder, address, fqdn)
+        # A name may have been added before there was a container of that name.
+        for key in dict.fromkeys((holder, container or holder)):
+            for address in whose:
+                client.remove_names(key, address, fqdn)
 
 
 @click.command("dns-lookup", cls=WeaveCommand)
@@ -104,17 +107,13 @@ def dns_args(ctx: click.Context, run_dir: Path | None) -> None:
 
 def _read(words: tuple[str, ...]) -> tuple[list[str], str | None]:
     """Addresses, and the container behind them, if there is one. Raises `SettingsError`."""
-    addresses = [_address(word) for word in words if _is_meant_as_address(word)]
-    others = [word for word in words if not _is_meant_as_address(word)]
+    addresses = [_address(word) for word in words if meant_as_address(word)]
+    others = [word for word in words if not meant_as_address(word)]
     if len(others) > 1:
         raise SettingsError(f"{others[0]} and {others[1]}: there can be one container only, and addresses before it")
     if others == [""]:
         raise SettingsError("the container's name is empty")
     return addresses, others[0] if others else None
-
-
-def _is_meant_as_address(word: str) -> bool:
-    return word.count(":") > 1 or "/" in word or ("." in word and not word.strip("0123456789."))
 
 
 def _address(word: str) -> str:
@@ -129,12 +128,13 @@ def _address(word: str) -> str:
 
 
 def _container(client: DaemonClient, container: str | None) -> tuple[str, list[str]]:
-    """Under what the container's names are recorded, and its addresses on the network of this host."""
+    """Under what the container's names are recorded, and its addresses on the network of this host.
+
+    That is an attachment's id, else the id of a container that an engine knows, else the text itself.
+    """
     if container is None:
         return EXTERN, []
-    meant = [attachment for attachment in client.attachments() if is_meant(attachment["id"], container)]
-    ids = {attachment["id"] for attachment in meant}
-    if len(ids) > 1:
-        raise SettingsError(f"{container} is the beginning of several ids: {', '.join(sorted(ids))}")
-    addresses = [str(ip_interface(text).ip) for attachment in meant for text in attachment["addresses"]]
-    return (ids.pop() if ids else container), addresses
+    attachments = client.attachments()
+    key = attached_id(attachments, container) or container_id(container) or container
+    own = [text for attachment in attachments if attachment["id"] == key for text in attachment["addresses"]]
+    return key, [str(ip_interface(text).ip) for text in own]
