@@ -87,7 +87,8 @@ def without_daemon(
     if objection is not None:
         return fail(*objection, str(version))
     if command == "DEL":
-        return _delete_later(plugin, run, config, read, ask)
+        # A daemon that hangs is not asked twice; it finds the record when it has been restarted.
+        return _delete_later(plugin, run, config, read, None if isinstance(error, TimeoutError) else ask)
     if command == "STATUS":
         connected = any(_HOST_INTERFACE.fullmatch(device.name) for device in DEVICES.iterdir())
         return fail(LIMITED_CONNECTIVITY if connected else NOT_AVAILABLE, text, version)
@@ -112,17 +113,15 @@ def _objection(command: str, config: "dict[str, Any]", version: object) -> "tupl
 
 
 def _delete_later(
-    plugin: str, run: bytes, config: bytes, read: "dict[str, Any]", ask: "Callable[[bytes, bytes, bytes], int]"
+    plugin: str, run: bytes, config: bytes, read: "dict[str, Any]", ask: "Callable[[bytes, bytes, bytes], int] | None"
 ) -> int:
     """Leave a record for the next daemon, and remove now what needs none: the interface, a delegated address."""
     record = _write_record(plugin, Path(os.fsdecode(run)) / "cni-pending", config)
-    try:
-        status = ask(run, plugin.encode(), config)  # a daemon that started meanwhile may have missed the record
-    except OSError:
-        pass
-    else:
-        record.unlink(missing_ok=True)
-        return status
+    with contextlib.suppress(OSError):
+        if ask is not None:
+            status = ask(run, plugin.encode(), config)  # a daemon that started meanwhile may have missed the record
+            record.unlink(missing_ok=True)
+            return status
     if plugin == "weave-net":
         attachment = f"{os.environ.get('CNI_CONTAINERID')}/{os.environ.get('CNI_IFNAME')}"
         remove_link("vethwe" + hashlib.sha256(attachment.encode(errors="surrogateescape")).hexdigest()[:8])

@@ -26,6 +26,7 @@ from weave_cni.server import CniServer
 from weave_dns.weavedns import WeaveDns
 from weave_docker import names as docker_names
 from weave_docker import plugin as docker_plugin
+from weave_docker.engine_sockets import DOCKER
 from weave_docker.plugin.errors import PluginError
 from weave_ipam.service import Ipam
 from weave_net.api import Api
@@ -202,7 +203,7 @@ class _Life:
         )
         if self._settings.plugin_socket is not None:
             front.start_soon(self._serve_docker, self._settings.plugin_socket, client)
-            for engine in self._settings.engines:
+            for engine in (engine for engine in self._settings.engines if engine.name == DOCKER.name):
                 driver = self._settings.plugin_socket.stem
                 front.start_soon(partial(docker_names.run, engine, client, driver=driver))
         cni = CniServer(client, self._cni_socket, self._settings.directories.run)

@@ -73,9 +73,22 @@ def setup_cni(
     first = min((entry.name for entry in conf_dir.iterdir() if entry.suffix in _CONFIGURATIONS), default=CONFLIST)
     if first != CONFLIST:
         click.echo(f"note: runtimes take the first file of {conf_dir}, which is {first}", err=True)
+    if not _forwards():
+        click.echo(
+            "note: this host passes no packets on, so containers will reach nothing outside of the network; "
+            "turn it on with 'sysctl -w net.ipv4.ip_forward=1' (and in /etc/sysctl.d to keep it)",
+            err=True,
+        )
 
 
 setup = setup_cni
+
+
+def _forwards() -> bool:
+    try:
+        return Path("/proc/sys/net/ipv4/ip_forward").read_text(encoding="ascii").strip() != "0"
+    except OSError:
+        return True
 
 
 def _print(paths: Iterable[Path]) -> None:

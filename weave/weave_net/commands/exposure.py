@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("addresses", metavar="[ADDRESS/LEN|net:SUBNET|net:default]...", nargs=-1)
 @click.option("-h", "fqdn", metavar="FQDN", help="Let this name lead to the addresses.")
 @click.option(
-    "--without-masquerade", is_flag=True, help="Translate no addresses. Has no effect yet: none are translated today."
+    "--without-masquerade", is_flag=True, help="Do not translate addresses between the subnet and the outside."
 )
 @run_directory_option
 @click.pass_context
