@@ -6,6 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lab.network import wait_until
 from lab.reports import established, router_report
 
@@ -90,6 +92,7 @@ def test_a_daemon_whose_tap_is_removed_ends_and_says_why(lab: Lab) -> None:
     assert "weave-tap" in host.ip("link")
 
 
+@pytest.mark.alone
 def test_an_idle_router_needs_next_to_nothing(lab: Lab) -> None:
     a, b = pair(lab)
     time.sleep(2)  # the establishment's tests and timers

@@ -394,6 +394,7 @@ def peers_of(host: Host) -> set[str]:
         return {peer["NickName"] for peer in json.loads(client.document("/report"))["Router"]["Peers"]}
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(300)
 def test_names_of_hosts_that_are_gone_stay_for_half_a_minute(lab: Lab) -> None:
     """B vanishes with its link, C's daemon is killed and D's stopped: their names stay 30 s longer than they."""

@@ -134,6 +134,7 @@ class Listening:
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_the_kernel_does_all_the_work(lab: Lab) -> None:
     """Rounds, whose order alternates; a pair of containers on two of three hosts, and a bridge with VXLAN by hand.
@@ -183,6 +184,7 @@ def test_the_report_tells_what_is_programmed(lab: Lab) -> None:
 # --- failure and return ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("one_way", [False, True], ids=["both ways", "one way"])
 @pytest.mark.timeout(300)
 def test_closed_port_leads_to_sleeve_and_back(lab: Lab, one_way: bool) -> None:
@@ -219,6 +221,7 @@ def test_closed_port_leads_to_sleeve_and_back(lab: Lab, one_way: bool) -> None:
     assert returned < PAUSE_S
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(300)
 def test_flapping_is_damped(lab: Lab) -> None:
     hosts, _, _ = mesh_of_vxlan(lab, 2)
@@ -284,6 +287,7 @@ def test_without_nft_sleeve_carries_all(lab: Lab) -> None:
 # --- restarts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("which", [0, 1], ids=["leader", "follower"])
 @pytest.mark.timeout(300)
 def test_a_killed_router_stops_no_traffic(lab: Lab, which: int) -> None:
@@ -318,6 +322,7 @@ def test_a_killed_router_stops_no_traffic(lab: Lab, which: int) -> None:
     assert max(pauses) < PAUSE_S
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(240)
 def test_a_router_that_stays_dead_is_swept(lab: Lab) -> None:
     hosts, _, _ = mesh_of_vxlan(lab, 2)
@@ -481,6 +486,7 @@ def test_nor_from_its_own_host(lab: Lab) -> None:
     assert containers[0].reaches("10.2.1.2")
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(240)
 def test_the_address_of_a_silent_container_is_not_lost_for_good(lab: Lab) -> None:
     """Its claim ages while another host's container goes on sending under its address; then it speaks again."""

@@ -250,6 +250,7 @@ with_or_without_old = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.waits
 @with_or_without_old
 @pytest.mark.timeout(900)
 def test_each_change_settles(lab: Lab, with_old: bool) -> None:
@@ -299,6 +300,7 @@ def _rarer_changes(mixture: Mixture, judge: Judge, *, with_old: bool) -> None:
         judge.settle("2.8 restarted")
 
 
+@pytest.mark.waits
 @with_or_without_old
 @pytest.mark.timeout(CHANGES_S * 2 + 600)
 def test_changes_at_random(lab: Lab, with_old: bool) -> None:

@@ -37,7 +37,7 @@ JOINED_S = 30.0
 POLL_S = 0.1
 FIRST_PORT = 5201
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(LOAD_S + 240)]
+pytestmark = [pytest.mark.root, pytest.mark.alone, pytest.mark.timeout(LOAD_S + 240)]
 
 
 @dataclass

@@ -312,6 +312,7 @@ def test_containers_of_two_hosts(lab: Lab) -> None:
     assert set(shares(a)) == {"00:00:00:00:00:01(A)", "00:00:00:00:00:02(B)"}
 
 
+@pytest.mark.waits
 def test_space_of_a_host_that_leaves_and_of_one_that_dies(lab: Lab) -> None:
     a, b = pair(lab)
     assert (a.weave("prime"), b.weave("prime")) == ("", "")

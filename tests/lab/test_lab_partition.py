@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lab.network import Lab, wait_until
 from lab.raw_frames import BROADCAST, Station
 from lab.reports import counter, established, routes, whole
@@ -71,6 +73,7 @@ class Traffic:
         return [2 * index for index, moment in enumerate(self.sent) if first <= moment < last]
 
 
+@pytest.mark.waits
 def test_a_ring_loses_a_link_and_gets_it_back(lab: Lab) -> None:
     hosts, links = ring(lab)
     containers = [host.container("web", f"10.2.1.{number}/24") for number, host in enumerate(hosts, 1)]
