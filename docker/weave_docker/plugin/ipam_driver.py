@@ -103,8 +103,7 @@ class IpamDriver:
         state = await self._states.change(lambda state: state.without_pool(pool_id))
         if pool_id not in state.pools:
             for address, held in state.unused_addresses(pool_id).items():
-                if held.uses == 1:  # or else a network of another pool in the same subnet uses it
-                    await self._forget(address, held)
+                await self._forget(address, held, pool_id)
         return {}
 
     async def request_address(self, message: Message) -> dict[str, Any]:
@@ -144,7 +143,7 @@ class IpamDriver:
                 kept = replace(before, holder=holder)
                 await self._states.change(lambda state: state.with_changed_address(str(address), kept))  # noqa: B023
                 continue
-            await self._record(address, Held(pool.id, holder))
+            await self._record(address, Held((pool.id,), holder))
             return address
         raise Refused(f"no free address of {pool.part} was found; try again")
 
@@ -153,12 +152,12 @@ class IpamDriver:
         if before is not None:
             if not (reserved and before.reserved):
                 raise Refused(f"{address} is in use on this host already; choose another address")
-            await self._states.change(lambda state: state.with_changed_address(str(address), _used_more(before, 1)))
+            await self._states.change(lambda state: state.with_changed_address(str(address), before.with_pool(pool.id)))
             return
         holder: str | None = None
         if address.version == 4:
             holder = await self._claim_of_daemon(pool, address, reserved=reserved)
-        await self._record(address, Held(pool.id, holder, reserved))
+        await self._record(address, Held((pool.id,), holder, reserved))
 
     async def _claim_of_daemon(self, pool: Pool, address: Address, *, reserved: bool) -> str | None:
         """The new holder; None where the address need not be recorded there."""
@@ -185,19 +184,19 @@ class IpamDriver:
 
     async def release_address(self, message: Message) -> dict[str, Any]:
         """Free an address; what is free already is no error."""
-        address = str(read_address(message.text("Address")))
+        pool_id, address = message.text("PoolID"), str(read_address(message.text("Address")))
         held = self._states.state.addresses.get(address)
-        if held is None:
-            return {}
-        if held.uses > 1:
-            await self._states.change(lambda state: state.with_changed_address(address, _used_more(held, -1)))
-        else:
-            await self._forget(address, held)
+        if held is not None and pool_id in held.pools:
+            await self._forget(address, held, pool_id)
         return {}
 
-    async def _forget(self, address: str, held: Held) -> None:
-        await self._states.change(lambda state: state.without_address(address))
-        await self._release(held.holder)
+    async def _forget(self, address: str, held: Held, pool_id: str) -> None:
+        left = held.without_pool(pool_id)
+        if left.pools:
+            await self._states.change(lambda state: state.with_changed_address(address, left))
+        else:
+            await self._states.change(lambda state: state.without_address(address))
+            await self._release(held.holder)
 
     async def _release(self, holder: str | None) -> None:
         if holder is not None:
@@ -208,7 +207,3 @@ class IpamDriver:
 
     def _new_holder(self, pool: Pool, *, reserved: bool) -> str:
         return f"{HOLDER_PREFIX}{pool.id}:{'reserved' if reserved else 'endpoint'}-{self._new_token()}"
-
-
-def _used_more(held: Held, more: int) -> Held:
-    return replace(held, uses=held.uses + more)

@@ -35,8 +35,8 @@ class PoolRequests:
         if len(self._open) >= MAX_OPEN:
             raise Refused(
                 f"Docker does not take the default subnet {pool.subnet} by itself, since this host has a route into it "
-                "(as it has after 'weave expose', or with weave.gateway=bridge). Name the subnet, then Docker takes it: "
-                f"docker network create --subnet {pool.subnet} …, or a part of it that is the same on all hosts"
+                "(as it has after 'weave expose', or with weave.gateway=bridge). Name the subnet, then Docker takes "
+                f"it: docker network create --subnet {pool.subnet} …, or a part of it that is the same on all hosts"
             )
         self._open.append(now)
 

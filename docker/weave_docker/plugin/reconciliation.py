@@ -76,7 +76,7 @@ def with_adopted(state: State, held: Mapping[str, Interface]) -> State:
             continue
         if pool_id not in state.pools:
             state = state.with_pool(pool_id)
-        record = Held(pool_id, holder, reserved=kind.startswith("reserved-"))
+        record = Held((pool_id,), holder, reserved=kind.startswith("reserved-"))
         state = state.with_changed_address(str(address.ip), record)
         adopted += 1
     if adopted:
@@ -94,7 +94,7 @@ async def _agree_with_allocator(state: State, held: Mapping[str, Interface], dae
             _log.warning("%s could not be released: %s", holder, error)
     for holder in known.keys() - held.keys():
         ip, record = known[holder]
-        pool = pool_of_id(record.pool)
+        pool = pool_of_id(record.pools[0])
         try:
             await daemon.claim(holder, pool.interface(pool.read_address(ip)))
         except DaemonRefused as error:

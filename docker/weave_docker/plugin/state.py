@@ -27,13 +27,21 @@ class Endpoint:
 class Held:
     """An address that the engine was given by our IPAM driver."""
 
-    pool: str
+    pools: tuple[str, ...]
+    """The pool that it was given of; for one that is reserved by several networks, that of each."""
     holder: str | None
     """The identifier in the daemon's allocator; None where that does not record it, or where it is another host's."""
     reserved: bool = False
     """A gateway or an auxiliary address: belongs to networks, not to an endpoint."""
-    uses: int = 1
-    """By how many networks."""
+
+    def with_pool(self, pool: str) -> Held:
+        """Reserved by one network more."""
+        return replace(self, pools=(*self.pools, pool))
+
+    def without_pool(self, pool: str) -> Held:
+        """Reserved by one network less."""
+        index = self.pools.index(pool)
+        return replace(self, pools=self.pools[:index] + self.pools[index + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ class State:
     def unused_addresses(self, pool: str) -> dict[str, Held]:
         """The addresses of a pool that no endpoint has."""
         used = {text.partition("/")[0] for endpoint in self.endpoints.values() for text in endpoint.addresses}
-        return {ip: held for ip, held in self.addresses.items() if held.pool == pool and ip not in used}
+        return {ip: held for ip, held in self.addresses.items() if pool in held.pools and ip not in used}
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""
@@ -115,7 +123,10 @@ class State:
                     for key, value in document["endpoints"].items()
                 },
                 {str(key): int(uses) for key, uses in document["pools"].items()},
-                {str(ip_address(key)): Held(**value) for key, value in document["addresses"].items()},
+                {
+                    str(ip_address(key)): Held(**{**value, "pools": tuple(map(str, value["pools"]))})
+                    for key, value in document["addresses"].items()
+                },
             )
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise StateError(f"it cannot be understood: {type(error).__name__}: {error}") from error
