@@ -71,10 +71,15 @@ log = logging.getLogger(__name__)
 
 
 class Clients:
-    """For whom outside names are resolved: weave's networks, this host itself, and those that the operator named."""
+    """For whom outside names are resolved: weave's networks, this host itself, and those that the operator named.
 
-    def __init__(self, networks: Iterable[Network]) -> None:
+    `nearby`: whether an address is that of a container of this host, though not on weave's network. Docker's resolver,
+    for one, asks from wherever the container's default route leads.
+    """
+
+    def __init__(self, networks: Iterable[Network], nearby: Callable[[Address], bool] = lambda _: False) -> None:
         self._always = (*networks,)
+        self._nearby = nearby
         self._bridge: tuple[Network, ...] = ()
         self._own: frozenset[Address] = frozenset()
         self._known: dict[str, bool] = {}
@@ -97,6 +102,8 @@ class Clients:
                 or address in self._own
                 or any(address in network for network in (*self._always, *self._bridge))
             )
+            if not known:
+                return self._nearby(address)  # which may change: bridges come and go
             if len(self._known) >= _MOST_KNOWN_CLIENTS:
                 self._known.clear()
             self._known[client] = known
@@ -107,7 +114,8 @@ class Server:
     """The name server of one host.
 
     `watch` tells the bridge's addresses, at first and after each change. `resolve` asks upstream servers; see
-    `forwarder.Forwarder.resolve`. `networks`: weave's own, beside those of the bridge's addresses.
+    `forwarder.Forwarder.resolve`. `networks`: weave's own, beside those of the bridge's addresses. `nearby`: see
+    `Clients`.
     """
 
     def __init__(
@@ -118,6 +126,7 @@ class Server:
         watch: Watch,
         resolve: Callable[..., Awaitable[dns.message.Message]],
         networks: Iterable[Network] = (),
+        nearby: Callable[[Address], bool] = lambda _: False,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.troubles: dict[ListenAddress, str] = {}
@@ -126,7 +135,7 @@ class Server:
         self._responder = responder
         self._watch = watch
         self._resolve = resolve
-        self._clients = Clients((*networks, *settings.clients))
+        self._clients = Clients((*networks, *settings.clients), nearby)
         self._rate = RateLimit(settings.rate)
         self._log_limit = LogLimit()
         self._listeners: dict[ListenAddress, trio.CancelScope] = {}

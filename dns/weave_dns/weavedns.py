@@ -37,7 +37,7 @@ WAITING = "no address to listen at: the bridge has none; 'weave expose' gives it
 
 
 class WeaveDns:
-    """Names and name server. `clock`: Unix seconds. `watch`, `networks`: see `Server`; `random`: a secure one."""
+    """Names and name server. `clock`: Unix seconds. `watch`, `networks`, `nearby`: see `Server`. `random`: secure."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class WeaveDns:
         *,
         watch: Watch,
         networks: Iterable[Network] = (),
+        nearby: Callable[[Address], bool] = lambda _: False,
         random: Random,
         clock: Callable[[], float],
     ) -> None:
@@ -58,7 +59,9 @@ class WeaveDns:
         self._forwarder = Forwarder(self._upstream, timeout=settings.fallback_timeout, random=random)
         self._zone = Zone(table, settings.domain, settings.ttl)
         responder = Responder(self._zone, table, random=random)
-        self._server = Server(settings, responder, watch=watch, resolve=self._forwarder.resolve, networks=networks)
+        self._server = Server(
+            settings, responder, watch=watch, resolve=self._forwarder.resolve, networks=networks, nearby=nearby
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; `names.begin` must have been called. Raises the errors of store and host."""

@@ -318,6 +318,17 @@ def test_clients_of_a_network_that_the_bridge_has_left() -> None:
     assert not clients.may_recurse("192.168.7.9")
 
 
+def test_clients_that_are_containers_nearby_come_and_go() -> None:
+    nearby = {ip_address("172.18.0.2")}
+    clients = Clients([], nearby.__contains__)
+    assert clients.may_recurse("172.18.0.2")
+    assert not clients.may_recurse("172.18.0.3")
+    nearby.add(ip_address("172.18.0.3"))
+    assert clients.may_recurse("172.18.0.3")
+    nearby.clear()
+    assert not clients.may_recurse("172.18.0.2")
+
+
 def test_clients_that_are_remembered_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_KNOWN_CLIENTS", 10)
     clients = Clients([ip_network("10.0.0.0/8")])

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from contextlib import asynccontextmanager
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Interface, ip_address, ip_interface
 from typing import TYPE_CHECKING
 
 import pytest
@@ -638,6 +638,174 @@ def test_watch_that_fails_is_taken_up_again(caplog: pytest.LogCaptureFixture) ->
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     assert "the kernel is short of memory; trying again in 10 s" in caplog.text
+
+
+# Firewall rules
+
+
+def exposed(world: World) -> dict[str, bool]:
+    """The subnets that the host lets through, and whether their addresses are translated."""
+    assert world.host.exposed is not None
+    return {str(subnet.network): subnet.masquerade for subnet in world.host.exposed}
+
+
+@in_a_world
+async def test_host_is_told_what_is_exposed(world: World) -> None:
+    assert world.host.exposed == (), "bridged frames need rules, too"
+    await world.exposures.expose(["10.2.1.5/24", "10.2.1.6/24", "fd00::5/64"], masquerade=False)
+    assert exposed(world) == {"10.2.1.0/24": False, "fd00::/64": False}
+    await world.exposures.expose()
+    await world.exposures.expose(["10.2.1.6/24"])
+    assert exposed(world) == {"10.2.1.0/24": True, "10.32.0.0/16": True, "fd00::/64": False}
+    await world.exposures.hide(["10.2.1.6", "fd00::5"])
+    assert exposed(world) == {"10.2.1.0/24": False, "10.32.0.0/16": True}
+    await world.exposures.hide(["10.2.1.5", "10.32.0.1"])
+    assert world.host.exposed == ()
+
+
+@over_restarts
+async def test_host_is_told_again_at_the_next_start(world: World) -> None:
+    async with world.daemon():
+        await world.exposures.expose()
+    world.host.exposed = None
+    async with world.daemon():
+        assert exposed(world) == {"10.32.0.0/16": True}
+
+
+@in_a_world
+async def test_rules_that_others_change_are_put_back(world: World) -> None:
+    await world.exposures.expose()
+    for _ in range(2):
+        world.host.exposed = None
+        world.host.change_rules()
+        await trio.sleep(1)
+        assert exposed(world) == {"10.32.0.0/16": True}
+
+
+@in_a_world
+async def test_failure_undoes_the_address_and_leaves_the_rules(world: World) -> None:
+    world.store.failing = True
+    with pytest.raises(StoreError, match="disk full"):
+        await world.exposures.expose()
+    assert world.host.exposed == ()
+
+
+def test_host_that_refuses_rules_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        world = World()
+        for _ in range(4):
+            world.host.fail_next("set_exposed", HostError("no nft today"))
+        async with world.daemon(watching=True):
+            assert await world.exposures.expose() == ("10.32.0.1/16",)
+            world.host.change_rules()
+            await trio.sleep(1)
+            assert [record.getMessage() for record in caplog.records] == ["no nft today"]
+            world.host.change_rules()
+            await trio.sleep(1)
+            assert exposed(world) == {"10.32.0.0/16": True}
+            world.host.fail_next("set_exposed", HostError("no nft today"))
+            await world.exposures.hide()
+            assert len(caplog.records) == 2, "it was all right in between"
+
+    with caplog.at_level(logging.WARNING, "weave_net"):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_watch_of_the_rules_that_fails_is_taken_up_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        world = World()
+        for _ in range(2):
+            world.host.fail_next("watch_rules", HostError("the kernel is short of memory"))
+        async with world.daemon(watching=True):
+            world.host.exposed = None
+            await trio.sleep(WATCH_AGAIN_S)
+            assert world.host.exposed is None
+            await trio.sleep(WATCH_AGAIN_S)
+            assert exposed(world) == {}
+        assert caplog.text.count("short of memory") == 1
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_host_that_passes_nothing_on_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def check(world: World) -> None:
+        world.host.forwarding = False
+        await world.exposures.expose(["10.2.1.5/24", "fd00::5/64"], masquerade=False)
+        await world.exposures.expose(["fd00::6/64"])
+        assert caplog.records == [], "nothing is asked for that would need it"
+        for _ in range(2):
+            await world.exposures.expose()
+        (record,) = caplog.records
+        assert "`sysctl -w net.ipv4.ip_forward=1`" in record.getMessage()
+
+    with caplog.at_level(logging.WARNING, "weave_net"):
+        in_a_world(check)()
+
+
+# Gateways
+
+
+@pytest.mark.parametrize(
+    ("there", "address", "gateway"),
+    [
+        (["10.32.0.9/16"], "10.32.0.5/16", "10.32.0.9"),
+        (["fd00::5/64", "10.2.1.5/24", "10.2.2.5/24"], "10.2.2.7/24", "10.2.2.5"),
+        (["10.2.1.5/24", "10.32.0.9/16"], "10.32.7.7/24", "10.32.0.9"),  # its subnet has the container in it
+        (["10.32.0.9/16", "10.32.7.9/24"], "10.32.7.7/24", "10.32.7.9"),  # but this one is nearer
+        (["fd00::5/64", "10.2.1.5/24"], "10.32.0.5/16", "10.32.0.1"),  # exposed in its subnet
+        (["10.2.1.5/24"], "10.40.0.5/24", "10.40.0.1"),
+        (["10.2.1.5/24"], "10.40.0.5/32", "10.2.1.5"),  # no room for another one
+        (["10.2.1.5/24", "10.2.2.5/24"], "192.168.1.7/24", "10.2.1.5"),  # any will do
+        ([], "192.168.1.7/24", "10.32.0.1"),
+        ([], "10.40.0.5/24", "10.40.0.1"),
+    ],
+)
+def test_gateway(there: list[str], address: str, gateway: str) -> None:
+    async def check(world: World) -> None:
+        if there:
+            await world.exposures.expose(there)
+        before = len(world.bridge)
+        wanted = ip_interface(address)
+        assert isinstance(wanted, IPv4Interface)
+        assert str(await world.exposures.gateway(wanted)) == gateway
+        assert str(await world.exposures.gateway(wanted)) == gateway
+        assert len(world.bridge) == before + (gateway not in {text.partition("/")[0] for text in there})
+        assert all(exposure.masquerade for exposure in world.exposures.list())
+
+    in_a_world(check)()
+
+
+@in_a_world
+async def test_gateway_by_another_hand_stays_so(world: World) -> None:
+    world.by_hand("10.32.0.7/16")
+    assert await world.exposures.gateway(IPv4Interface("10.32.0.5/16")) == ip_address("10.32.0.7")
+    assert world.exposures.list() == ()
+
+
+@in_a_world
+async def test_many_want_a_gateway_at_once(world: World) -> None:
+    given = set()
+
+    async def want(number: int) -> None:
+        given.add(str(await world.exposures.gateway(IPv4Interface(f"10.32.0.{number}/16"))))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(100, 120):
+            nursery.start_soon(want, number)
+    assert given == {"10.32.0.1"}
+    assert world.bridge == ["10.32.0.1/16"]
+
+
+def test_no_gateway_is_to_be_had() -> None:
+    async def main() -> None:
+        world = World(network="")
+        async with world.daemon():
+            with pytest.raises(AttachmentError, match=r"no address that could be the gateway.*'weave expose"):
+                await world.exposures.gateway(IPv4Interface("10.2.1.7/24"))
+            await world.exposures.expose(["10.2.1.5/24"])
+            assert await world.exposures.gateway(IPv4Interface("10.2.1.7/24")) == ip_address("10.2.1.5")
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 # Over HTTP

@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import sys
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from lab.inside import call_inside
 from weave_net import host_facts
 from weave_net.daemon import run_daemon
 from weave_net.errors import SettingsError, leaves
-from weave_net.host_facts import HostFacts, read_routes
+from weave_net.host_facts import HostFacts, is_behind_container_bridge, read_routes
 from weave_net.testing.daemons import running_daemon, settings_in
 from weave_net.testing.wirings import FakeWiring
 
@@ -44,6 +44,17 @@ def test_routes_of_the_table(table: Path) -> None:
     table.write_text(HEADER + "".join(line("eth0", text) for text in destinations) + line("weave", "10.40.0.0/16"))
     assert read_routes("weave") == tuple(map(IPv4Network, destinations[1:]))
     assert IPv4Network("10.40.0.0/16") in read_routes("other")
+
+
+def test_addresses_behind_bridges_of_engines(table: Path) -> None:
+    assert not is_behind_container_bridge(ip_address("172.18.0.2"))
+    bridges = {"docker0": "172.17.0.0/16", "docker_gwbridge": "172.18.0.0/16", "br-0123456789ab": "172.19.0.0/16"}
+    others = {"br0": "192.168.1.0/24", "eth0": "0.0.0.0/0", "docker1": "10.9.0.0/16"}
+    table.write_text(HEADER + "".join(line(device, text) for device, text in (bridges | others).items()))
+    for text in ("172.17.0.2", "172.18.255.254", "172.19.0.2"):
+        assert is_behind_container_bridge(ip_address(text)), text
+    for text in ("192.168.1.7", "10.9.0.1", "172.20.0.1", "8.8.8.8", "fd00::1"):
+        assert not is_behind_container_bridge(ip_address(text)), text
 
 
 def test_table_that_is_empty_or_missing(table: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from weave_net.reset import reset_host
 from weave_net.settings import DaemonSettings
 from weave_net.sqlite_store import open_store
 from weave_net.testing.wirings import FakeWiring
-from weave_router.doors import VethRequest
+from weave_router.doors import ExposedSubnet, VethRequest
 
 FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
 
@@ -74,6 +75,14 @@ def test_everything_goes_but_the_log_and_the_devices_of_others(directories: Dire
     assert list(directories.state.iterdir()) == [directories.log]
     assert list(directories.run.iterdir()) == []
     assert reset(directories, fakes) == []
+
+
+def test_firewall_rules_go(directories: Directories) -> None:
+    write_state(directories)
+    fakes = FakeWiring()
+    trio.run(fakes.host.set_exposed, "weave", [ExposedSubnet(ip_network("10.2.1.0/24"), masquerade=True)])
+    assert "removed firewall rules" in reset(directories, fakes, force=True)
+    assert fakes.host.exposed is None
 
 
 def test_devices_with_other_names_are_found_in_the_state(directories: Directories) -> None:

@@ -38,7 +38,7 @@ from weave_net.devices import DeviceNames, remember_devices
 from weave_net.engines import Engines
 from weave_net.errors import DaemonError, SettingsError, leaves
 from weave_net.exposures import Exposures
-from weave_net.host_facts import read_uptime
+from weave_net.host_facts import is_behind_container_bridge, read_uptime
 from weave_net.http_server import GRACE_S, bind_tcp_socket, bind_unix_socket, serve_http
 from weave_net.identity import establish_name
 from weave_net.logging_setup import reopen_log_file
@@ -298,6 +298,7 @@ async def _open_dns(settings: DaemonSettings, router: Router, host: Host, store:
         store,
         watch=lambda: host.watch_addresses(settings.bridge),
         networks=() if allocation is None else (allocation.network,),
+        nearby=is_behind_container_bridge,
         random=random.SystemRandom(),
         clock=time.time,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import array
 import fcntl
+import re
 import socket
 import struct
 import sys
 import time
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 SIOCGIFHWADDR = 0x8927
@@ -18,6 +19,7 @@ ETHTOOL_GDRVINFO = 0x00000003
 _DRIVER_INFO_BYTES = 196  # sizeof(struct ethtool_drvinfo)
 _IFREQ_BYTES = 40
 
+_CONTAINER_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|(cni-)?podman[0-9]+")
 _ROUTES = Path("/proc/thread-self/net/route")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -55,17 +57,25 @@ def read_uptime() -> tuple[str, float]:
 
 def read_routes(bridge: str) -> tuple[IPv4Network, ...]:
     """The destinations of the main routing table, without the default route and what leads to the bridge."""
+    return tuple(network for device, network in _routes() if device != bridge and network.prefixlen)
+
+
+def _routes() -> list[tuple[str, IPv4Network]]:
     try:
         lines = _ROUTES.read_text(encoding="ascii").splitlines()[1:]
     except OSError:
-        return ()
-    networks = []
+        return []
+    routes = []
     for line in lines:
         device, destination, *_, mask, _, _, _ = line.split()
         network = IPv4Network((_host_order(destination), str(IPv4Address(_host_order(mask)))), strict=False)
-        if device != bridge and network.prefixlen:
-            networks.append(network)
-    return tuple(networks)
+        routes.append((device, network))
+    return routes
+
+
+def is_behind_container_bridge(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is in the subnet of a bridge that Docker or Podman made on this host."""
+    return any(address in network for device, network in _routes() if _CONTAINER_BRIDGE.fullmatch(device))
 
 
 def _host_order(text: str) -> int:

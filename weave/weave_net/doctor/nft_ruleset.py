@@ -44,8 +44,7 @@ def read_nft(document: Mapping[str, Any], *, without_iptables: bool) -> dict[str
             if kind not in ("chain", "rule"):
                 continue
             family, table = body.get("family", ""), body.get("table", "")
-            iptables = without_iptables and family == "ip" and table in IPTABLES_TABLES
-            if family not in _FAMILIES or (family, table) in OUR_TABLES or iptables:
+            if not _is_of_interest(family, table, without_iptables=without_iptables):
                 continue
             key = f"{family} {table} "
             if kind == "rule":
@@ -60,6 +59,20 @@ def read_nft(document: Mapping[str, Any], *, without_iptables: bool) -> dict[str
                     drops=body.get("policy") == "drop",
                 )
     return {key: replace(chain, rules=tuple(rules.get(key, ()))) for key, chain in chains.items()}
+
+
+def tables_of_interest(document: Mapping[str, Any], *, without_iptables: bool) -> Iterator[tuple[str, str]]:
+    """Family and name of the tables whose chains `read_nft` would take, from `nft -j list tables`."""
+    for entry in document.get("nftables", ()):
+        table = entry.get("table", {})
+        family, name = table.get("family", ""), table.get("name", "")
+        if _is_of_interest(family, name, without_iptables=without_iptables):
+            yield family, name
+
+
+def _is_of_interest(family: str, table: str, *, without_iptables: bool) -> bool:
+    iptables = without_iptables and family == "ip" and table in IPTABLES_TABLES
+    return family in _FAMILIES and (family, table) not in OUR_TABLES and not iptables
 
 
 def _sets(entries: Iterable[Mapping[str, Any]]) -> Sets:

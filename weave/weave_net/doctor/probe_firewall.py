@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from weave_net.doctor.facts import FirewallFacts, Unknown
 from weave_net.doctor.iptables_rules import read_iptables
-from weave_net.doctor.nft_ruleset import read_nft
+from weave_net.doctor.nft_ruleset import read_nft, tables_of_interest
 from weave_net.doctor.packet_filter import Ruleset
 
 if TYPE_CHECKING:
@@ -27,19 +27,33 @@ _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 def probe_firewall(peers: Iterable[str]) -> FirewallFacts | Unknown:
     """All chains, of nftables and of both kinds of iptables, and the IPv4 addresses of the peers."""
-    chains: dict[str, Chain] = {}
-    ruleset = _output("nft", "-j", "list", "ruleset")
-    iptables = _output("iptables-nft-save")
-    if ruleset is not None:
-        chains |= read_nft(json.loads(ruleset or "{}"), without_iptables=iptables is not None)
+    try:
+        iptables = _output("iptables-nft-save")
+        native = _native(without_iptables=iptables is not None)
+        legacy = _legacy()
+    except subprocess.TimeoutExpired as error:
+        return Unknown(f"'{' '.join(error.cmd)}' did not finish within {LIMIT_S:g} s: there are too many rules")
+    if native is None and iptables is None and legacy is None:
+        return Unknown("the rules cannot be listed: 'nft list ruleset' fails or nft is not installed; try it as root")
+    chains = native or {}
     if iptables is not None:
         chains |= read_iptables(iptables, "nf_tables")
-    legacy = _legacy()
     if legacy is not None:
         chains |= read_iptables(legacy, "legacy")
-    if ruleset is None and iptables is None and legacy is None:
-        return Unknown("the rules cannot be listed: 'nft list ruleset' fails or nft is not installed; try it as root")
     return FirewallFacts(ruleset=Ruleset(chains), peers=tuple(_ipv4(peers)))
+
+
+def _native(*, without_iptables: bool) -> dict[str, Chain] | None:
+    """The chains of nftables, table by table: those of iptables may be large, and take nft long to translate."""
+    tables = _output("nft", "-j", "list", "tables")
+    if tables is None:
+        return None
+    chains: dict[str, Chain] = {}
+    for family, name in tables_of_interest(json.loads(tables), without_iptables=without_iptables):
+        listing = _output("nft", "-j", "list", "table", family, name)
+        if listing is not None:  # or it has just been removed
+            chains |= read_nft(json.loads(listing), without_iptables=without_iptables)
+    return chains
 
 
 def _legacy() -> str | None:
