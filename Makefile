@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := weave router ipam dns cni docker tests
 BENCH ?=
 NAMES ?= $(filter --quick --help,$(BENCH))
+CNI ?= $(filter --quick --help,$(BENCH))
 SEEDS ?= 20
 PEERS ?= 30
 FIRST ?= 1
@@ -14,8 +15,8 @@ FIRST ?= 1
 help:
 	@echo "make demo    three hosts in network namespaces form a mesh; containers on them talk (root)"
 	@echo "make test    all tests (root; without root those that need none, and a non-zero exit)"
-	@echo "make bench   side by side with other overlays and name servers, 25 minutes (root; BENCH=--quick for a look,"
-	@echo "             BENCH=--help for options; NAMES has those of the name servers)"
+	@echo "make bench   side by side with other overlays, name servers and CNI plugins, 27 minutes (root; BENCH=--quick"
+	@echo "             for a look, BENCH=--help for options; NAMES has those of the name servers, CNI of the plugins)"
 	@echo "make simulate  clusters in turmoil allocate addresses and share names (SEEDS=20 of them, with up to PEERS=30, from seed FIRST=1 on)"
 	@echo "make check   formatting, lint, types, import direction"
 	@echo "make launch  start the router on this host (root)"
@@ -39,8 +40,11 @@ test: $(VENV)/installed
 
 bench: $(VENV)/installed
 	@.ci/packages bench
-	@$(BIN)/python tests/bench/overlays.py $(BENCH); overlays=$$?; [ $$overlays -lt 2 ] || exit $$overlays; \
-		$(BIN)/python tests/bench/names.py $(NAMES) && exit $$overlays
+	@worst=0; measure() { $(BIN)/python "$$@" || { status=$$?; [ $$status -lt 2 ] || exit $$status; worst=$$status; }; }; \
+		measure tests/bench/overlays.py $(BENCH); \
+		measure tests/bench/names.py $(NAMES); \
+		measure tests/bench/cni.py $(CNI); \
+		exit $$worst
 
 simulate: $(VENV)/installed
 	@$(BIN)/python tests/simulation/simulate_ipam.py --seeds $(SEEDS) --peers $(PEERS) --first $(FIRST)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from rich.table import Table
 
 from bench.dns_systems import WeaveDns, WeaveNet28Dns
 from bench.figures import Key, Spread
-from bench.tables import number
+from bench.probes import Column
+from bench.tables import cell, fill, plain_table
 from bench.targets import Judgement, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
 
     from bench.dns_load import Answers
     from bench.dns_systems import DnsSystem
@@ -25,15 +25,6 @@ WINDOW = 16
 queries): a server that asks for no larger one would else lose them, which is not the question here."""
 CLIENT_BOUND = 0.9
 """If the clients take more than this part of one processor, they are what limits."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of each system."""
-
-    name: str
-    title: str
-    unit: str
 
 
 ONE = Column("one", "1 busy client", "queries/s")
@@ -95,29 +86,13 @@ def judge(figures: Figures) -> list[Judgement]:
 
 def result_table(figures: Figures, systems: Iterable[DnsSystem]) -> Table:
     """Medians, and the spread beneath if there was more than one round."""
-    table = Table(
-        title=f"Name servers: A records of containers, {WINDOW} queries at a time per busy client",
-        title_justify="left",
-        caption="* bound by the clients",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("system")
-    for column in COLUMNS:
-        table.add_column(f"{column.title}\n{column.unit}", justify="right")
-    for system in systems:
-        table.add_row(system.title, *(_cell(figures, system, column) for column in COLUMNS))
+    table = plain_table(f"Name servers: A records of containers, {WINDOW} queries at a time per busy client")
+    table.caption = "* bound by the clients"
+    fill(table, systems, COLUMNS, lambda system, column: _cell(figures, system, column))
     return table
 
 
 def _cell(figures: Figures, system: DnsSystem, column: Column) -> str:
-    values = figures.values(key(system, column))
-    if not values:
-        return "–"
     shares: Sequence[float] = figures.values(key(system, _SHARES[column])) if column in _SHARES else ()
     mark = "*" if shares and Spread.of(shares).median > CLIENT_BOUND else ""
-    spread = Spread.of(values)
-    median = number(spread.median) + mark
-    return median if len(values) == 1 else f"{median}\n[dim]{number(spread.least)}..{number(spread.most)}[/]"
+    return cell(figures.values(key(system, column)), mark)

@@ -12,8 +12,10 @@ from bench.options import (
     MAX_ROUNDS,
     QUICK_ROUNDS,
     QUICK_SECONDS,
-    SECONDS_LIMITS,
     Parser,
+    add_choice,
+    seconds,
+    up_to,
 )
 
 if TYPE_CHECKING:
@@ -41,32 +43,21 @@ class Options:
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; exits with status 2 and one line if it is wrong."""
     parser = Parser(prog="names", description=__doc__, allow_abbrev=False)
-    names = [system.name for system in SYSTEMS]
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds (default: {DEFAULT_ROUNDS})")
+    parser.add_argument("--rounds", type=up_to(MAX_ROUNDS), metavar="N", help=f"rounds (default: {DEFAULT_ROUNDS})")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help=f"length of each measurement (default: {DEFAULT_SECONDS:g})"
+        "--seconds", type=seconds, metavar="S", help=f"length of each measurement (default: {DEFAULT_SECONDS:g})"
     )
+    add_choice(parser, "--systems", SYSTEMS)
     parser.add_argument(
-        "--systems", default=",".join(names), metavar="NAME,...", help=f"only these of: {', '.join(names)}"
-    )
-    parser.add_argument(
-        "--names", type=int, default=DEFAULT_NAMES, metavar="N", help=f"how many names (default: {DEFAULT_NAMES})"
+        "--names",
+        type=up_to(MAX_NAMES),
+        default=DEFAULT_NAMES,
+        metavar="N",
+        help=f"how many names (default: {DEFAULT_NAMES})",
     )
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_ROUNDS} round of {QUICK_SECONDS:g} s unless told otherwise"
     )
     found = parser.parse_args(arguments)
-    rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if found.quick else (DEFAULT_ROUNDS, DEFAULT_SECONDS)
-    rounds = rounds if found.rounds is None else found.rounds
-    seconds = seconds if found.seconds is None else found.seconds
-    least, most = SECONDS_LIMITS
-    if not 1 <= rounds <= MAX_ROUNDS:
-        parser.error(f"--rounds: {rounds} is not a number from 1 to {MAX_ROUNDS}")
-    if not least <= seconds <= most:
-        parser.error(f"--seconds: {seconds:g} is not a number from {least:g} to {most:g}")
-    if not 1 <= found.names <= MAX_NAMES:
-        parser.error(f"--names: {found.names} is not a number from 1 to {MAX_NAMES}")
-    chosen = {name.strip() for name in found.systems.split(",")}
-    if unknown := chosen - {*names}:
-        parser.error(f"--systems: unknown: {', '.join(sorted(unknown))!r} (choose from {', '.join(names)})")
-    return Options(tuple(system for system in SYSTEMS if system.name in chosen), rounds, seconds, found.names)
+    usual, length = (QUICK_ROUNDS, QUICK_SECONDS) if found.quick else (DEFAULT_ROUNDS, DEFAULT_SECONDS)
+    return Options(found.systems, found.rounds or usual, found.seconds or length, found.names)

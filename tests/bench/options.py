@@ -57,29 +57,29 @@ def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; exits with status 2 and one line if it is wrong."""
     parser = Parser(prog="bench", description=__doc__, allow_abbrev=False)
     columns = [column for probe in PROBES for column in probe.columns]
-    parser.add_argument("--rounds", type=_rounds, metavar="N", help=f"rounds (default: {DEFAULT_ROUNDS})")
+    parser.add_argument("--rounds", type=up_to(MAX_ROUNDS), metavar="N", help=f"rounds (default: {DEFAULT_ROUNDS})")
     parser.add_argument(
-        "--loss-rounds", type=_rounds, metavar="N", help=f"rounds with loss (default: {DEFAULT_ROUNDS})"
+        "--loss-rounds", type=up_to(MAX_ROUNDS), metavar="N", help=f"rounds with loss (default: {DEFAULT_ROUNDS})"
     )
     parser.add_argument(
-        "--seconds", type=_seconds, metavar="S", help=f"length of each measurement (default: {DEFAULT_SECONDS:g})"
+        "--seconds", type=seconds, metavar="S", help=f"length of each measurement (default: {DEFAULT_SECONDS:g})"
     )
-    _add_choice(parser, "--systems", SYSTEMS)
-    _add_choice(parser, "--underlays", UNDERLAYS)
-    _add_choice(parser, "--columns", columns)
+    add_choice(parser, "--systems", SYSTEMS)
+    add_choice(parser, "--underlays", UNDERLAYS)
+    add_choice(parser, "--columns", columns)
     parser.add_argument("--json", type=_writable, metavar="FILE", help="write all figures to a file, too")
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_ROUNDS} round of {QUICK_SECONDS:g} s unless told otherwise"
     )
     found = parser.parse_args(arguments)
-    rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if found.quick else (DEFAULT_ROUNDS, DEFAULT_SECONDS)
+    usual, length = (QUICK_ROUNDS, QUICK_SECONDS) if found.quick else (DEFAULT_ROUNDS, DEFAULT_SECONDS)
     return Options(
         systems=found.systems,
         underlays=found.underlays,
         columns=frozenset(column.name for column in found.columns),
-        rounds=found.rounds or rounds,
-        loss_rounds=found.loss_rounds or rounds,
-        seconds=found.seconds or seconds,
+        rounds=found.rounds or usual,
+        loss_rounds=found.loss_rounds or usual,
+        seconds=found.seconds or length,
         json=found.json,
     )
 
@@ -92,7 +92,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"bench: {message}\n")
 
 
-def _add_choice(parser: argparse.ArgumentParser, option: str, all_of: Sequence[T]) -> None:
+def add_choice(parser: argparse.ArgumentParser, option: str, all_of: Sequence[T]) -> None:
+    """Add an option that names some of these things; all of them if it is not given."""
     names = ", ".join(thing.name for thing in all_of)
     parser.add_argument(
         option, type=_choice(all_of), default=tuple(all_of), metavar="NAME,...", help=f"only these of: {names}"
@@ -112,22 +113,28 @@ def _choice(all_of: Sequence[T]) -> Callable[[str], tuple[T, ...]]:
     return read
 
 
-def _rounds(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= MAX_ROUNDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_ROUNDS}")
-    return number
+def up_to(most: int) -> Callable[[str], int]:
+    """Reads a number from 1 on."""
+
+    def read(text: str) -> int:
+        number = int(text) if text.isdecimal() else 0
+        if not 1 <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
+        return number
+
+    return read
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Reads the length of a measurement."""
     least, most = SECONDS_LIMITS
     try:
-        seconds = float(text)
+        length = float(text)
     except ValueError:
-        seconds = 0
-    if not least <= seconds <= most:
+        length = 0
+    if not least <= length <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
-    return seconds
+    return length
 
 
 def _writable(text: str) -> Path:

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from bench.figures import Figures, Key
-from bench.overlays import PIPE_WIDTH
 from bench.probes import SENT, TCP_1, UDP_64
+from bench.program import PIPE_WIDTH
 from bench.system_kernel import KernelVxlan, NoOverlay
 from bench.tables import number, result_tables, target_table
 from bench.targets import judge

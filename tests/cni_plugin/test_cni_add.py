@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni_plugin.cni_host import VERSIONS
 from lab.network import wait_until
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def host_end(weave: CniHost, result: Json) -> Json:
     return weave.link(None, result["interfaces"][1]["name"])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["0.3.1", "1.1.0"])
 def test_interfaces_of_the_result(weave: CniHost, version: str) -> None:
     pod = weave.pod()
     result = weave.add(weave.network(version), pod)
@@ -40,7 +39,7 @@ def test_interfaces_of_the_result(weave: CniHost, version: str) -> None:
     assert {"UP", "LOWER_UP"} <= set(inside["flags"]) & set(outside["flags"])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["0.3.1", "1.1.0"])
 def test_addresses_and_routes_of_the_result(weave: CniHost, version: str) -> None:
     pod = weave.pod()
     result = weave.add(weave.network(version), pod)
@@ -222,22 +221,6 @@ def test_namespace_that_vanishes_meanwhile_leaves_nothing(weave: CniHost) -> Non
     answer = call.answer()
     if answer.status == 0:
         weave.delete(weave.network(), pod)
-
-
-def test_used_up_subnet_is_told_in_time(weave: CniHost) -> None:
-    weave.use_up("hog", "10.45.0.0/29")
-    try:
-        pod = weave.pod()
-        answer = weave.runtime.run(
-            "weave-net", weave.runtime.environment("ADD", pod), weave.config(ipam={"subnet": "10.45.0.0/29"})
-        )
-        assert answer.failure().code == 11, "an address may become free"
-        assert answer.seconds < 15
-        assert weave.owned_by(pod) == []
-    finally:
-        for identifier in weave.owned():
-            if identifier.startswith("hog"):
-                weave.release(identifier)
 
 
 def test_gratuitous_announcement_of_a_moved_address(weave: CniHost) -> None:

@@ -145,12 +145,3 @@ def test_previous_result_that_makes_no_sense(weave: CniHost, previous: object) -
     config = weave.config(prevResult=previous)
     failure = weave.runtime.run("weave-net", weave.runtime.environment("CHECK", pod), config).failure()
     assert failure.code in {6, 7} or failure.code >= 100
-
-
-def test_survives_a_new_daemon(weave: CniHost) -> None:
-    network, pod = weave.network(), weave.pod()
-    weave.add(network, pod)
-    weave.host.kill()
-    weave.launch()
-    weave.runtime.check(network, pod)
-    weave.delete(network, pod)

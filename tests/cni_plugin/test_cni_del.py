@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cni_plugin.cni_host import BY_HAND
 from cni_plugin.cni_runtime import Pod
 from lab.shell import run
 
@@ -148,18 +149,13 @@ def test_leaves_other_networks_alone(weave: CniHost) -> None:
 
 def test_leaves_what_was_attached_by_hand_alone(weave: CniHost) -> None:
     pod = weave.pod()
-    weave.host.weave("attach", "--netns", pod.netns, "--id", pod.id, "10.46.0.1/24")
-    (attachment,) = weave.attachments()
-    environment = weave.runtime.environment("DEL", pod, weave_interface(weave, pod))
+    weave.attach_by_hand(pod, "10.46.0.1/24")
+    before = weave.known()
+    environment = weave.runtime.environment("DEL", pod, BY_HAND)
     weave.runtime.run("weave-net", environment, weave.config()).nothing()
-    assert weave.attachments() == [attachment]
-    weave.host.weave("detach", "--netns", pod.netns, "--id", pod.id, "10.46.0.1/24")
-
-
-def weave_interface(weave: CniHost, pod: Pod) -> str:
-    """The name of a container's one interface."""
-    lines = weave.inside(pod, "-o", "link", "show", "type", "veth").split()
-    return lines[1].split("@")[0].rstrip(":")
+    assert weave.known() == before
+    assert weave.has_interface(pod, BY_HAND)
+    weave.detach_by_hand(pod, "10.46.0.1/24")
 
 
 def test_address_is_free_only_after_it(weave: CniHost) -> None:

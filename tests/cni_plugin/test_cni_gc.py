@@ -118,18 +118,21 @@ def test_other_networks_stay(weave: CniHost) -> None:
 
 def test_what_others_made_stays(weave: CniHost) -> None:
     by_hand = weave.pod()
-    weave.host.weave("attach", "--netns", by_hand.netns, "--id", by_hand.id, "10.46.0.1/24")
-    weave.host.weave("expose", "10.46.0.254/24")
-    for identifier in ("docker:pool:one", "weave:extern", "cni:other:container:eth0", "somebody"):
-        weave.claim(identifier, f"10.46.0.{10 + len(identifier)}/24")
-    before = weave.owned(), weave.attachments(), weave.exposed()
+    weave.attach_by_hand(by_hand, "10.46.0.1/24")
+    identifiers = ("docker:pool:one", "weave:extern", "cni:other:container:eth0", "somebody")
+    for number, identifier in enumerate(identifiers, 10):
+        weave.claim(identifier, f"10.46.0.{number}/24")
+    with weave.client() as client:
+        client.expose({"addresses": ["10.46.0.254/24"]})
+    before = weave.known(), weave.exposed()
     for plugin in ("weave-net", "weave-ipam"):
         collect(weave, valid_attachments([]), plugin, ipam=weave.weave_ipam()).nothing()
-    assert (weave.owned(), weave.attachments(), weave.exposed()) == before
-    for identifier in ("docker:pool:one", "weave:extern", "cni:other:container:eth0", "somebody"):
+    assert (weave.known(), weave.exposed()) == before
+    for identifier in identifiers:
         weave.release(identifier)
-    weave.host.weave("hide", "10.46.0.254/24")
-    weave.host.weave("detach", "--netns", by_hand.netns, "--id", by_hand.id, "10.46.0.1/24")
+    with weave.client() as client:
+        client.hide(["10.46.0.254"])
+    weave.detach_by_hand(by_hand, "10.46.0.1/24")
 
 
 def test_addresses_under_other_plugins(weave: CniHost) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni_plugin.cni_host import VERSIONS
 from cni_plugin.cni_runtime import Network, PluginFailed
 from cni_plugin.recording_plugin import RecordingPlugin
 from lab.network import wait_until
@@ -46,7 +45,7 @@ def leases(tmp_path: Path, network: str = "weave") -> list[str]:
 # -- others' addresses under our network --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", VERSIONS[:-1])
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
 def test_host_local(weave: CniHost, tmp_path: Path, version: str) -> None:
     routes = [{"dst": "0.0.0.0/0"}, {"dst": "192.0.2.0/24", "gw": "10.99.0.7"}]
     network = weave.network(version, ipam=host_local(tmp_path, subnet="10.99.0.0/24", routes=routes))
@@ -256,8 +255,7 @@ def uplink(weave: CniHost) -> Iterator[None]:
             weave.host.ip("link", "del", name)
 
 
-@pytest.mark.parametrize("version", VERSIONS[:-1])
-@pytest.mark.parametrize("kind", ["bridge", "macvlan"])
+@pytest.mark.parametrize(("kind", "version"), [("bridge", "0.3.1"), ("bridge", "1.0.0"), ("macvlan", "0.4.0")])
 def test_our_addresses_under_the_reference_plugins(weave: CniHost, uplink: None, kind: str, version: str) -> None:
     network, pod = foreign(weave, kind, version), weave.pod()
     result = weave.add(network, pod)

@@ -134,8 +134,7 @@ def test_path_that_is_no_namespace(weave: CniHost, tmp_path: Path) -> None:
 
 def test_namespace_of_a_process(weave: CniHost) -> None:
     pod = weave.pod()
-    process = weave.namespace(pod).popen("sleep", "60")
-    by_process = Pod(pod.id, f"/proc/{process.pid}/ns/net")
+    by_process = Pod(pod.id, f"/proc/{weave.process(pod)}/ns/net")
     result = weave.add(weave.network(), by_process)
     assert result["interfaces"][-1]["sandbox"] == by_process.netns
     assert weave.has_interface(pod, "eth0")

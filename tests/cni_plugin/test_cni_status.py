@@ -30,23 +30,6 @@ def test_is_quick(weave: CniHost) -> None:
     assert min(answer.seconds for answer in answers) < 0.5
 
 
-def test_used_up_subnet(weave: CniHost) -> None:
-    weave.use_up("hog", "10.45.0.0/29")
-    try:
-        with pytest.raises(PluginFailed) as caught:
-            weave.runtime.status(weave.network(ipam={"subnet": "10.45.0.0/29"}))
-        assert caught.value.code == 50
-        ipam = weave.weave_ipam(subnet="10.45.0.0/29")
-        config = {"cniVersion": "1.1.0", "name": "other", "type": "bridge", "ipam": ipam}
-        failure = weave.runtime.run("weave-ipam", weave.runtime.environment("STATUS"), config).failure()
-        assert failure.code == 50
-        weave.runtime.status(weave.network())
-    finally:
-        for identifier in weave.owned():
-            if identifier.startswith("hog"):
-                weave.release(identifier)
-
-
 def test_configuration_that_makes_no_sense(weave: CniHost) -> None:
     with pytest.raises(PluginFailed) as caught:
         weave.runtime.status(weave.network(mtu=-1))

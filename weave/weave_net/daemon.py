@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 SWITCH_INTERVAL_S = 0.0001
 """Longest time for which a thread keeps the interpreter: Python's 5 ms would hold up packets while a thread works."""
+DOCKER_AGAIN_S = 10.0
+"""After Docker's network driver could not be offered."""
 
 _log = logging.getLogger(__name__)
 
@@ -215,14 +217,18 @@ class _Life:
 
     async def _serve_docker(self, socket_path: Path, client: httpx.AsyncClient) -> None:
         """Docker's network driver; whatever happens to it, the network goes on without it."""
-        try:
-            settings = docker_plugin.PluginSettings(
-                socket=socket_path, state_file=self._settings.directories.docker_state
-            )
-            await docker_plugin.serve(settings, client)
-        except* PluginError as errors:
-            for error in leaves(errors):
-                _log.error("Docker's network driver is off: %s", error)
+        state = self._settings.directories.docker_state
+        settings = docker_plugin.PluginSettings(socket=socket_path, state_file=state)
+        said = ""
+        while True:
+            try:
+                await docker_plugin.serve(settings, client)
+            except* PluginError as errors:
+                text = "; ".join(map(str, leaves(errors)))
+                if text != said:
+                    _log.error("Docker's network driver is off, and tried again now and then: %s", text)
+                said = text
+            await trio.sleep(DOCKER_AGAIN_S)
 
     async def _serve(
         self,
