@@ -22,6 +22,7 @@ import trio
 from weave_cni.daemon_api import DaemonApi
 from weave_cni.errors import CniError, Code
 from weave_cni.operations import Call, Operations
+from weave_cni.pending import PENDING
 from weave_cni.request import Request, parse_request, version_of
 from weave_cni.wire import (
     DONE,
@@ -37,9 +38,6 @@ from weave_cni.wire import (
 
 if TYPE_CHECKING:
     import httpx
-
-PENDING = "cni-pending"
-"""In the run directory."""
 
 CALL_LIMIT_S = 60.0
 """Runtimes give up earlier; delegated plugins may take long."""

@@ -77,6 +77,16 @@ def test_everything_goes_but_the_log_and_the_devices_of_others(directories: Dire
     assert reset(directories, fakes) == []
 
 
+def test_what_engines_left_goes(directories: Directories) -> None:
+    directories.prepare()
+    directories.docker_state.write_text("{}")
+    directories.cni_pending.mkdir()
+    (directories.cni_pending / "1").write_text("")
+    reset(directories, FakeWiring())
+    assert not directories.docker_state.exists()
+    assert list(directories.cni_pending.iterdir()) == []
+
+
 def test_firewall_rules_go(directories: Directories) -> None:
     write_state(directories)
     fakes = FakeWiring()

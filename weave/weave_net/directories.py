@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from weave_cni.pending import PENDING
 from weave_net.errors import LaunchError
 
 DEFAULT_STATE_DIR = Path("/var/lib/weave")
@@ -46,6 +47,11 @@ class Directories:
     def cni_socket(self) -> Path:
         """The Unix socket of CNI calls."""
         return self.run / "cni.sock"
+
+    @property
+    def cni_pending(self) -> Path:
+        """Where CNI plugins leave what they cannot ask while no daemon runs (see `weave_cni.server`)."""
+        return self.run / PENDING
 
     @property
     def pid_file(self) -> Path:

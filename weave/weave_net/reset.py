@@ -90,12 +90,16 @@ async def _device_names(directories: Directories) -> DeviceNames:
 
 
 def _remove_files(directories: Directories) -> Iterator[str]:
-    for suffix in _DATABASE_SUFFIXES:
-        path = directories.database.with_name(directories.database.name + suffix)
+    state = [directories.database.with_name(directories.database.name + suffix) for suffix in _DATABASE_SUFFIXES]
+    for path in [*state, directories.docker_state]:
         if path.exists():
             try:
                 path.unlink()
             except OSError as error:
                 raise WeaveError(f"{path} cannot be removed: {error.strerror}") from error
             yield f"removed {path}"
-    directories.socket.unlink(missing_ok=True)
+    # What containers' runtimes asked for meanwhile has no object any more.
+    for record in sorted(directories.cni_pending.glob("*")):
+        record.unlink(missing_ok=True)
+    for path in (directories.socket, directories.cni_socket):
+        path.unlink(missing_ok=True)
