@@ -6,10 +6,17 @@ Engines with a socket are asked first, all of them; programs (`podman`, `ctr`) o
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weave_docker import engine_containerd, engine_podman
-from weave_docker.engine_documents import Container, is_container_name, read_container, read_json, refusal
+from weave_docker.engine_documents import (
+    Container,
+    is_container_name,
+    read_container,
+    read_endpoints,
+    read_json,
+    refusal,
+)
 from weave_docker.engine_errors import ContainerUnknown, EngineAbsent, EngineError, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -92,6 +99,19 @@ def _ask_programs(programs: list[Program], text: str, places: list[str], problem
 
 def ask(engine: Engine, text: str) -> Container | None:
     """Ask one engine; None if it knows no such container. Raises `EngineError`."""
+    status, body = _get(engine, f"/containers/{text}/json")
+    if status == _NOT_FOUND:
+        return None
+    return read_container(_answer(engine, status, body), engine, engine.name)
+
+
+def containers_of_endpoints(engine: Engine) -> dict[str, str]:
+    """Ids of the containers that run, by the ids of their endpoints on networks. Raises `EngineError`."""
+    status, body = _get(engine, "/containers/json")
+    return read_endpoints(_answer(engine, status, body), engine)
+
+
+def _get(engine: Engine, path: str) -> tuple[int, bytes]:
     import httpx  # here, since commands that name no container can do without
 
     engine.check(CONNECT_LIMIT_S)
@@ -103,8 +123,7 @@ def ask(engine: Engine, text: str) -> Container | None:
             timeout=httpx.Timeout(ANSWER_LIMIT_S, connect=CONNECT_LIMIT_S),
             trust_env=False,
         ) as client:
-            url = f"http://engine/containers/{text}/json"
-            with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
+            with client.stream("GET", f"http://engine{path}", headers={"Accept-Encoding": "identity"}) as response:
                 for piece in response.iter_raw():
                     body += piece
                     if len(body) > MAX_ANSWER_BYTES:
@@ -115,15 +134,13 @@ def ask(engine: Engine, text: str) -> Container | None:
         raise _slow(engine) from error
     except httpx.HTTPError as error:
         raise EngineUnavailable(f"{engine} broke off: {error or type(error).__name__}") from error
-    return _read(engine, response.status_code, bytes(body))
+    return response.status_code, bytes(body)
 
 
-def _read(engine: Engine, status: int, body: bytes) -> Container | None:
-    if status == _NOT_FOUND:
-        return None
+def _answer(engine: Engine, status: int, body: bytes) -> Any:
     if status != _OK:  # also where the beginning of an id fits several
         raise EngineUnavailable(f"{engine} answers with an error: {refusal(status, body)}")
-    return read_container(read_json(body, engine), engine, engine.name)
+    return read_json(body, engine)
 
 
 def _slow(engine: Engine) -> EngineUnavailable:

@@ -97,8 +97,10 @@ class EngineClient:
             except EngineAbsent:
                 if here:
                     _log.info("%s is gone; it is looked for", self.engine)
-                pause, complained, here = FIRST_PAUSE_S, False, False
-                await trio.sleep(LOOK_AGAIN_S)
+                    pause = FIRST_PAUSE_S  # it may just be starting anew
+                complained, here = False, False
+                await trio.sleep(pause)
+                pause = min(2 * pause, LOOK_AGAIN_S)
                 continue
             except EngineError as error:
                 reason = str(error)

@@ -123,6 +123,19 @@ def read_container(document: Any, engine: object, engine_name: str) -> Container
     )
 
 
+def read_endpoints(document: Any, engine: object) -> dict[str, str]:
+    """The containers of a list, by the ids of their endpoints. Raises `EngineUnavailable`."""
+    if not isinstance(document, list):
+        raise _nonsense(engine, "its list of containers is none")
+    found = {}
+    for entry in map(_map, document):
+        for network in _map(_map(entry.get("NetworkSettings")).get("Networks")).values():
+            endpoint, container = _text(_map(network), "EndpointID"), _text(entry, "Id")
+            if endpoint and is_container_name(container):
+                found[endpoint] = container
+    return found
+
+
 def read_running(document: Any, engine: object) -> dict[str, bool]:
     """All containers of a list, by id, and whether they run. Raises `EngineUnavailable`."""
     if not isinstance(document, list):

@@ -13,7 +13,7 @@ from docker_plugin.fake_engine import FakeEngine, fake_engine, full_id
 from weave_docker import engine as finder
 from weave_docker import engine_containerd, engine_podman
 from weave_docker.engine import find_container
-from weave_docker.engine_documents import is_container_name, read_container
+from weave_docker.engine_documents import is_container_name, read_container, read_endpoints
 from weave_docker.engine_errors import ContainerUnknown, EngineAddressError, EngineUnavailable
 from weave_docker.engine_sockets import Engine, default_engines, joined, parse_engines
 
@@ -285,3 +285,16 @@ def test_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         engine_program.run_program([os.fspath(tmp_path / "bin" / "ctr")])
     with pytest.raises(EngineUnavailable, match="cannot be run: No such file"):
         engine_program.run_program(["nosuch"])
+
+
+def test_containers_by_their_endpoints() -> None:
+    document = [
+        {"Id": "a" * 64, "NetworkSettings": {"Networks": {"one": {"EndpointID": "e1"}, "two": {"EndpointID": "e2"}}}},
+        {"Id": "b" * 64, "NetworkSettings": {"Networks": {"host": {"EndpointID": ""}, "none": None}}},
+        {"Id": "c" * 64},
+        {"Id": "no id", "NetworkSettings": {"Networks": {"one": {"EndpointID": "e3"}}}},
+        7,
+    ]
+    assert read_endpoints(document, "Docker") == {"e1": "a" * 64, "e2": "a" * 64}
+    with pytest.raises(EngineUnavailable):
+        read_endpoints({}, "Docker")

@@ -19,7 +19,7 @@ from weave_net.attachment_request import (
 )
 from weave_net.command_base import Function, WeaveCommand, daemon_client, run_directory_option
 from weave_net.container_hosts_file import check_host_name, hosts_file, parse_extra_host, write_hosts_file
-from weave_net.container_lookup import container_id, find_container
+from weave_net.container_lookup import container_id, containers_of_endpoints, find_container
 from weave_net.container_process import ContainerProcess
 from weave_net.errors import ApiError, AttachmentError, ClientError
 from weave_net.namespaces import absolute_namespace_path, default_attachment_id
@@ -182,13 +182,21 @@ def ps(ctx: click.Context, containers: tuple[str, ...], run_dir: Path | None) ->
     """
     with daemon_client(ctx, run_dir) as client:
         exposed = client.exposed() if not containers or EXPOSED in containers else None
-        attachments = client.attachments()
+        attachments = _by_container(client.attachments())
         wanted = [_wanted_id(text, attachments) for text in containers]
     if exposed is not None and (exposed["addresses"] or containers):
         click.echo(" ".join([EXPOSED, exposed["mac"], *exposed["addresses"]]))
     for attachment in attachments:
         if not containers or any(is_meant(attachment["id"], text) for text in wanted):
             click.echo(" ".join([_shown(attachment["id"]), attachment["mac"], *attachment["addresses"]]))
+
+
+def _by_container(attachments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Docker names its attachments by endpoints, which nobody knows: with their containers' ids instead."""
+    if all(attachment["owner"] != "docker" for attachment in attachments):
+        return attachments
+    containers = containers_of_endpoints()
+    return [{**attachment, "id": containers.get(attachment["id"], attachment["id"])} for attachment in attachments]
 
 
 def _wanted_id(text: str, attachments: Iterable[dict[str, Any]]) -> str:

@@ -31,6 +31,8 @@ T = TypeVar("T")
 DAEMON_LIMIT_S = 3.0
 HOST_LIMIT_S = 5.5
 """Both together are the longest that it can take, the start of the interpreter aside."""
+SETTLING_S = 3.0
+"""A connection takes so long to be established and told to all."""
 _DNS_PORT = 53
 
 
@@ -60,6 +62,7 @@ class Probe(Generic[T]):
 
 def gather(directories: Directories, wanted: Wanted) -> Facts:
     """Everything; `wanted` counts where no daemon tells what it works with."""
+    began = time.monotonic()
     daemon = Probe(lambda: probe_daemon(directories), DAEMON_LIMIT_S).result()
     known = daemon if isinstance(daemon, DaemonFacts) else DaemonFacts()
     wanted = _wanted(known, wanted)
@@ -77,6 +80,9 @@ def gather(directories: Directories, wanted: Wanted) -> Facts:
     docker = Probe(probe_docker, HOST_LIMIT_S)
     clock = Probe(probe_clock, HOST_LIMIT_S)
     packages = Probe(probe_packages, HOST_LIMIT_S)
+    if not _is_settled(known):
+        time.sleep(max(0.0, began + SETTLING_S - time.monotonic()))
+        daemon = Probe(lambda: probe_daemon(directories), DAEMON_LIMIT_S).result()
     return Facts(
         wanted=wanted,
         daemon=daemon,
@@ -90,6 +96,12 @@ def gather(directories: Directories, wanted: Wanted) -> Facts:
         clock=clock.result(),
         packages=packages.result(),
     )
+
+
+def _is_settled(daemon: DaemonFacts) -> bool:
+    """Whether no connection is on its way: a young one, or one that the peer has not told of yet."""
+    connections = () if daemon.router is None else daemon.router.connections
+    return all(c.state == "established" and c.confirmed for c in connections if c.state in ("established", "pending"))
 
 
 def _wanted(daemon: DaemonFacts, wanted: Wanted) -> Wanted:
