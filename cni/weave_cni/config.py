@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = ("", "weave-ipam")
 """Types of `ipam` that mean the daemon's allocator, without a further plugin."""
+_PLUGIN = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
 MIN_MTU, MAX_MTU = 576, 65535
 
 
@@ -76,6 +78,8 @@ def read_ipam_config(config: Mapping[str, Any]) -> IpamConfig:
         raise CniError(Code.INVALID_CONFIG, f"ipam must be an object, not {ipam!r}")
     plugin = _text(ipam, "type") or ""
     if plugin not in BUILT_IN:
+        if not is_other_plugin(plugin):
+            raise CniError(Code.INVALID_CONFIG, f"ipam.type {plugin!r} cannot be a plugin that gives addresses")
         return IpamConfig(type=plugin)  # its further keys are that plugin's
     subnet, gateway = _text(ipam, "subnet"), _text(ipam, "gateway")
     try:
@@ -86,6 +90,11 @@ def read_ipam_config(config: Mapping[str, Any]) -> IpamConfig:
     except ValueError as error:
         raise CniError(Code.INVALID_CONFIG, f"ipam: {error}") from error
     return IpamConfig(type=plugin, subnet=subnet or None, gateway=gateway or None, routes=read_routes(ipam))
+
+
+def is_other_plugin(name: str) -> bool:
+    """Whether it may name a plugin to run: ourselves we would call without end."""
+    return _PLUGIN.fullmatch(name) is not None and name not in (".", "..", "weave-net")
 
 
 def read_routes(holder: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:

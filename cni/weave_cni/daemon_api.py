@@ -34,10 +34,14 @@ class DaemonApi:
         attachment: dict[str, Any] = answer.json()
         return attachment
 
-    async def detach(self, container: str, interface: str, network: str) -> None:
-        """Remove an attachment of this network; none, or one of somebody else, is no error."""
-        path = _attachment(container, interface)
-        await self._ask("DELETE", path, fine=(_CONFLICT,), params={"owner": OWNER, "network": network})
+    async def detach(self, container: str, interface: str, network: str, host_mac: str | None = None) -> None:
+        """Remove an attachment of this network; none, or one of somebody else, is no error.
+
+        `host_mac`: only the one whose host side has this MAC address, and no later one under the same name.
+        """
+        wanted = {"owner": OWNER, "network": network} | ({} if host_mac is None else {"host_mac": host_mac})
+        # A name that the daemon refuses was never added.
+        await self._ask("DELETE", _attachment(container, interface), fine=(_CONFLICT, _BAD_REQUEST), params=wanted)
 
     async def attachment(self, container: str, interface: str) -> dict[str, Any] | None:
         """One attachment, None if there is none."""

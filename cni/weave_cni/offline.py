@@ -8,10 +8,12 @@ import hashlib
 import json
 import os
 import re
+import select
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,11 @@ IO_FAILURE = 5
 INCOMPATIBLE, NOT_AVAILABLE, LIMITED_CONNECTIVITY = 1, 50, 51
 SUPPORTED = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DELEGATE_LIMIT_S = 50
+MAX_PRINTED_BYTES = 1 << 20
+"""Of a plugin's answer."""
 DEVICES = Path("/sys/class/net")
 
-_PLUGIN_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
+_PLUGIN_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")
 _HOST_INTERFACE = re.compile(r"vethwe[0-9a-f]{8}")
 _RTM_DELLINK, _IFLA_IFNAME, _NLM_F_REQUEST, _NLM_F_ACK = 17, 3, 1, 4
 
@@ -45,25 +49,49 @@ def run_delegate(payload: bytes) -> bytes:
 def delegate(plugin: str, environment: "dict[str, str]", config: bytes) -> "tuple[int, bytes]":
     """Run another plugin, found in CNI_PATH."""
     program = None
-    if _PLUGIN_NAME.fullmatch(plugin):
+    if _PLUGIN_NAME.fullmatch(plugin) and plugin != "weave-net":  # which would call itself without end
         places = (Path(directory) / plugin for directory in environment.get("CNI_PATH", "").split(":") if directory)
         program = next((place for place in places if place.is_file()), None)
     if program is None:
-        return 1, error_object(
-            INVALID_CONFIG, f"failed to find plugin {plugin!r} in path [{environment.get('CNI_PATH')}]"
-        )
+        text = f"failed to find plugin {plugin!r} in path [{environment.get('CNI_PATH')}]"
+        return 1, error_object(INVALID_CONFIG, text)
     try:
-        done = subprocess.run(
-            [str(program)],
-            input=config,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
-            timeout=DELEGATE_LIMIT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        with tempfile.TemporaryFile() as standard_input:
+            standard_input.write(config)
+            standard_input.seek(0)
+            with subprocess.Popen(
+                [str(program)], stdin=standard_input, stdout=subprocess.PIPE, env={**os.environ, **environment}
+            ) as process:
+                return _collect(plugin, process)
+    except OSError as error:
         return 1, error_object(INTERNAL, f"plugin {plugin} cannot be run: {error}")
-    return (done.returncode if done.returncode >= 0 else 1), done.stdout
+
+
+def _collect(plugin: str, process: "subprocess.Popen[bytes]") -> "tuple[int, bytes]":
+    """What a plugin prints, within limits of time and size; one beyond them is killed."""
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    deadline, printed = time.monotonic() + DELEGATE_LIMIT_S, bytearray()
+    while len(printed) <= MAX_PRINTED_BYTES:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            process.kill()
+            return 1, error_object(INTERNAL, f"plugin {plugin} did not end within {DELEGATE_LIMIT_S} s")
+        part = os.read(process.stdout.fileno(), 1 << 16)
+        if not part:
+            status = _wait(process, deadline)
+            return (1 if status is None or status < 0 else status), bytes(printed)
+        printed += part
+    process.kill()
+    return 1, error_object(INTERNAL, f"plugin {plugin} printed more than {MAX_PRINTED_BYTES} bytes")
+
+
+def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> "int | None":
+    """The exit status; None if it had to be killed, although its output had ended."""
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None
 
 
 def unreadable(error: OSError) -> int:
@@ -127,7 +155,7 @@ def _delete_later(
         remove_link("vethwe" + hashlib.sha256(attachment.encode(errors="surrogateescape")).hexdigest()[:8])
         ipam = read.get("ipam")
         kind = ipam.get("type") if isinstance(ipam, dict) else None
-        if isinstance(kind, str) and kind not in ("", "weave-ipam"):
+        if isinstance(kind, str) and kind not in ("", "weave-ipam", "weave-net") and _PLUGIN_NAME.fullmatch(kind):
             status, printed = delegate(kind, dict(os.environ), config)
             if status:
                 sys.stdout.buffer.write(printed)

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
-from typing import TYPE_CHECKING, Any
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from weave_cni.config import IpamConfig, NetConfig, read_ipam_config, read_net_config
+from weave_cni.config import IpamConfig, NetConfig, is_other_plugin, read_ipam_config, read_net_config
 from weave_cni.daemon_api import OWNER
 from weave_cni.errors import CniError, Code
 from weave_cni.keys import get_key
@@ -41,6 +41,9 @@ NAME_SERVER_WAIT_S = 0.5
 NAME_SERVER_POLL_S = 0.01
 _NAME_SERVER_FORGIVEN_S = 60.0
 
+UNDO_LIMIT_S = 5.0
+"""A delegated plugin, or whoever runs it, may be stuck."""
+
 _UNKNOWN_COMMAND_CODES = (Code.INCOMPATIBLE_VERSION, Code.INVALID_ENVIRONMENT)
 """What plugins answer that do not know GC or STATUS."""
 
@@ -51,14 +54,18 @@ MAX_NAMES = 64
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """A request with what came beside it."""
+    """A request with what came beside it, and what was made of it."""
 
     request: Request
     delegate: Delegate
     descriptor: int | None = None
     """Of the container's namespace, where its path means nothing to the daemon."""
+    host_mac: str | None = None
+    """MAC address of the host's side of the interface that was made, which tells it from later ones."""
+    allocated: bool = False
+    """Whether addresses without an interface were taken."""
 
 
 class Operations:
@@ -78,12 +85,12 @@ class Operations:
         return None if result is None else write_result(result, request.version)
 
     async def undo(self, call: Call) -> None:
-        """Take back an ADD whose caller went away before it had the answer."""
+        """Take back an ADD that its caller will not hear of; what was made under its name since then stays."""
         request = call.request
-        if request.plugin == "weave-ipam":
+        if call.allocated:
             await self._api.release(_identifier(request))
-        else:
-            await self._api.detach(request.container, request.interface, request.network)
+        if call.host_mac is not None:
+            await self._api.detach(request.container, request.interface, request.network, call.host_mac)
 
     @property
     def _of_net(self) -> Mapping[str, Callable[[Call], Awaitable[Result | None]]]:
@@ -132,10 +139,14 @@ class Operations:
         body["routes"] = list(config.ipam.routes)
         without = not config.ipam.routes or any("gw" not in route for route in config.ipam.routes)
         body["gateway"] = config.ipam.gateway or (BRIDGE if without else None)
-        attachment = await self._api.attach(request.container, request.interface, body)
-        async with self._detached_unless_told(request):
-            dns = await self._dns(wishes) if previous is None or not previous["dns"] else wishes.dns
-            return attachment_result(attachment, request.netns, dns, previous)
+        attachment = await self._attach(call, body)
+        dns = await self._dns(wishes) if previous is None or not previous["dns"] else wishes.dns
+        return attachment_result(attachment, request.netns, dns, previous)
+
+    async def _attach(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        attachment = await self._api.attach(call.request.container, call.request.interface, body)
+        call.host_mac = attachment["host_mac"]
+        return attachment
 
     async def _check_bridge(self, config: NetConfig) -> None:
         if config.bridge and config.bridge != (own := await self._api.bridge()):
@@ -148,39 +159,29 @@ class Operations:
         request = call.request
         # The interface first: where it exists already, the other plugin must not be asked, whose addresses of that
         # container would be taken away again.
-        await self._api.attach(request.container, request.interface, body)
-        async with self._detached_unless_told(request), self._undone_by(call, config.ipam.type):
+        await self._attach(call, body)
+        async with self._undone_by(call, config.ipam.type):
             given = read_result(await call.delegate(config.ipam.type, "ADD"), config.ipam.type)
             if not given["ips"]:
                 raise CniError(Code.INVALID_CONFIG, f"{config.ipam.type} gave no address")
-            try:
-                body["addresses"] = [str(ip_interface(entry["address"])) for entry in given["ips"]]
-            except (KeyError, ValueError, TypeError) as error:
-                raise CniError(Code.UNDECODABLE, f"{config.ipam.type} gave no address: {error}") from error
-            gateway = next((entry["gateway"] for entry in given["ips"] if entry.get("gateway")), None)
-            body["gateway"] = gateway if given["routes"] else None
-            body["routes"] = [_known_route(route) for route in given["routes"]]
+            gateways = {
+                ip_address(entry["gateway"]).version: entry["gateway"] for entry in given["ips"] if entry.get("gateway")
+            }
+            body["addresses"] = [str(ip_interface(entry["address"])) for entry in given["ips"]]
+            body["routes"] = [_with_gateway(_known_route(route), gateways) for route in given["routes"]]
             body["create"] = False
-            attachment = await self._api.attach(request.container, request.interface, body)
+            attachment = await self._attach(call, body)
             dns = dict(wishes.dns) or dict(given["dns"])
-            return attachment_result({**attachment, "gateway": gateway}, request.netns, dns, previous)
-
-    @asynccontextmanager
-    async def _detached_unless_told(self, request: Request) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._api.detach(request.container, request.interface, request.network)
-            raise
+            return attachment_result(attachment, request.netns, dns, previous, gateways.values())
 
     @asynccontextmanager
     async def _undone_by(self, call: Call, plugin: str) -> AsyncIterator[None]:
-        """If the block fails, the delegated plugin is told to delete what it added, perhaps half."""
+        """If the block fails, the interface goes, and the delegated plugin is told to delete what it added."""
         try:
             yield
         except BaseException:
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(UNDO_LIMIT_S, shield=True):
+                await self.undo(call)
                 try:
                     await call.delegate(plugin, "DEL")
                 except CniError as error:
@@ -299,18 +300,14 @@ class Operations:
         identifier = _identifier(request)
         if await self._api.recorded(identifier):
             raise CniError(Code.TAKEN, f"{request.interface} of {request.container} has an address already")
+        call.allocated = True
         given: list[str] = []
-        try:
-            for text in wishes.addresses:
-                wanted = _with_length(text, config.subnet or await self._api.default_subnet())
-                await self._api.claim(identifier, wanted)
-                given.append(wanted)
-            if not wishes.addresses:
-                given.append(await self._api.allocate(identifier, config.subnet))
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._api.release(identifier)
-            raise
+        for text in wishes.addresses:
+            wanted = _with_length(text, config.subnet or await self._api.default_subnet())
+            await self._api.claim(identifier, wanted)
+            given.append(wanted)
+        if not wishes.addresses:
+            given.append(await self._api.allocate(identifier, config.subnet))
         # Without a gateway configured there is none: where packets go from the container is the main plugin's business.
         routes = config.routes or (({"dst": "0.0.0.0/0"},) if config.gateway is not None else ())
         return addresses_result(given, config.gateway, routes, wishes.dns)
@@ -341,7 +338,8 @@ def _ipam_type(request: Request) -> str | None:
         return None
     ipam = get_key(request.config, "ipam")
     plugin = get_key(ipam, "type") if isinstance(ipam, dict) else None
-    return plugin if isinstance(plugin, str) and IpamConfig(type=plugin).delegated else None
+    delegated = isinstance(plugin, str) and IpamConfig(type=plugin).delegated and is_other_plugin(plugin)
+    return plugin if delegated else None
 
 
 def _valid_attachments(request: Request) -> set[tuple[str, str]] | None:
@@ -370,6 +368,15 @@ def _own_interfaces(request: Request, previous: Result) -> dict[int, dict[str, A
 def _known_route(route: Mapping[str, Any]) -> dict[str, Any]:
     names = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
     return {name: route[name] for name in names if route.get(name) not in (None, "")}
+
+
+def _with_gateway(route: dict[str, Any], gateways: Mapping[Literal[4, 6], str]) -> dict[str, Any]:
+    """A route without a gateway leads through that of its family, if there is one. Raises `CniError`."""
+    try:
+        version = ip_network(route["dst"], strict=False).version
+    except ValueError as error:
+        raise CniError(Code.INVALID_CONFIG, f"a route cannot be read: {error}") from error
+    return route if "gw" in route or version not in gateways else {**route, "gw": gateways[version]}
 
 
 def _with_length(text: str, subnet: str | None) -> str:

@@ -64,7 +64,7 @@ def version_of(standard_input: bytes) -> str:
         version = json.loads(standard_input).get("cniVersion", UNNAMED)
     except (ValueError, AttributeError, RecursionError):
         return NEWEST
-    return version if isinstance(version, str) else NEWEST
+    return version if isinstance(version, str) and version.isascii() else NEWEST
 
 
 def parse_request(environment: Mapping[str, str], standard_input: bytes) -> Request:
@@ -75,6 +75,9 @@ def parse_request(environment: Mapping[str, str], standard_input: bytes) -> Requ
     missing = [name for name in REQUIRED[command] if not environment.get(name)]
     if missing:
         raise CniError(Code.INVALID_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
+    for name, value in environment.items():
+        if not _is_text(value):
+            raise CniError(Code.INVALID_ENVIRONMENT, f"{name} is no UTF-8: {value!r}")
     container, interface = environment.get("CNI_CONTAINERID", ""), environment.get("CNI_IFNAME", "")
     if "CNI_CONTAINERID" in REQUIRED[command]:
         _check_names(container, interface)
@@ -121,7 +124,18 @@ def _decode(standard_input: bytes) -> dict[str, Any]:
         raise CniError(Code.UNDECODABLE, f"the configuration is no JSON: {error}") from error
     if not isinstance(config, dict):
         raise CniError(Code.UNDECODABLE, "the configuration is no JSON object")
+    if not _is_text(json.dumps(config, ensure_ascii=False)):
+        raise CniError(Code.UNDECODABLE, "the configuration has half a character in it (a lone surrogate)")
     return config
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_command(command: str, version: str, config: Mapping[str, Any]) -> None:

@@ -5,14 +5,14 @@ Inside, a result is an object in the form of version 1.1.0.
 
 from __future__ import annotations
 
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Any
 
 from weave_cni.errors import CniError, Code
 from weave_cni.versions import at_least
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Result = dict[str, Any]
 
@@ -39,12 +39,15 @@ def read_result(value: Any, origin: str) -> Result:
     for old in ("ip4", "ip6"):  # before 0.3.0
         if isinstance(value.get(old), dict) and value[old].get("ip"):
             result["ips"].append({"address": value[old]["ip"], "gateway": value[old].get("gateway")})
-            result["routes"] += [dict(route) for route in value[old].get("routes") or []]
+            routes = value[old].get("routes") or []
+            if not isinstance(routes, list) or not all(isinstance(entry, dict) for entry in routes):
+                raise CniError(Code.UNDECODABLE, f"the result of {origin} has no list of routes in {old!r}")
+            result["routes"] += [dict(entry) for entry in routes]
     for entry in result["ips"]:
-        try:
-            ip_interface(entry.get("address"))
-        except ValueError as error:
-            raise CniError(Code.UNDECODABLE, f"the result of {origin} has an address that is none: {error}") from error
+        _check_ip(entry, origin)
+    for entry in result["routes"]:
+        if not isinstance(entry.get("dst"), str) or not isinstance(entry.get("gw") or "", str):
+            raise CniError(Code.UNDECODABLE, f"the result of {origin} has a route that is none: {entry}")
     dns = {} if value.get("dns") is None else value["dns"]
     if not isinstance(dns, dict):
         raise CniError(Code.UNDECODABLE, f"the result of {origin} has no object in 'dns'")
@@ -52,10 +55,32 @@ def read_result(value: Any, origin: str) -> Result:
     return result
 
 
+def _check_ip(entry: Result, origin: str) -> None:
+    try:
+        ip_interface(_as_text(entry.get("address")))
+        if entry.get("gateway"):
+            ip_address(_as_text(entry["gateway"]))
+    except ValueError as error:
+        raise CniError(Code.UNDECODABLE, f"the result of {origin} has an address that is none: {error}") from error
+    index = entry.get("interface")
+    if index is not None and type(index) is not int:
+        raise CniError(Code.UNDECODABLE, f"the result of {origin} names an interface by {index!r}, which is no index")
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
 def attachment_result(
-    attachment: Mapping[str, Any], sandbox: str, dns: Mapping[str, Any], previous: Result | None
+    attachment: Mapping[str, Any],
+    sandbox: str,
+    dns: Mapping[str, Any],
+    previous: Result | None,
+    gateways: Iterable[str] = (),
 ) -> Result:
     """What ADD of `weave-net` answers, added to what plugins before it answered.
+
+    `gateways`: those that another plugin gave, one of each family; else the attachment's own.
 
     The bridge comes first: `firewall` takes it for that of `ingressPolicy`. The host's side of the veth is what
     `bandwidth` looks for.
@@ -68,11 +93,8 @@ def attachment_result(
         {"name": attachment["interface"], "mac": attachment["mac"], "mtu": mtu, "sandbox": sandbox},
     ]
     index = len(before["interfaces"]) + len(interfaces) - 1
-    gateway = attachment.get("gateway")
-    ips = [
-        {"address": text, "interface": index, **({"gateway": gateway} if _same_family(text, gateway) else {})}
-        for text in attachment["addresses"]
-    ]
+    ways = list(gateways) or ([attachment["gateway"]] if attachment.get("gateway") else [])
+    ips = [{"address": text, "interface": index, **_gateway(text, ways)} for text in attachment["addresses"]]
     return {
         "interfaces": [*before["interfaces"], *interfaces],
         "ips": [*before["ips"], *ips],
@@ -85,7 +107,8 @@ def addresses_result(
     addresses: Sequence[str], gateway: str | None, routes: Sequence[Mapping[str, Any]], dns: Mapping[str, Any]
 ) -> Result:
     """What ADD of `weave-ipam` answers: no interfaces."""
-    ips = [{"address": text, **({"gateway": gateway} if _same_family(text, gateway) else {})} for text in addresses]
+    ways = [] if gateway is None else [gateway]
+    ips = [{"address": text, **_gateway(text, ways)} for text in addresses]
     return {"ips": ips, "routes": [dict(route) for route in routes], "dns": dict(dns)}
 
 
@@ -124,5 +147,6 @@ def _without(entry: Mapping[str, Any], name: str) -> Result:
     return {key: value for key, value in entry.items() if key != name and value not in (None, "")}
 
 
-def _same_family(address: str, gateway: str | None) -> bool:
-    return gateway is not None and (":" in address) == (":" in gateway)
+def _gateway(address: str, gateways: Iterable[str]) -> Result:
+    """The entry for the gateway of an address's family, if there is one."""
+    return next(({"gateway": way} for way in gateways if (":" in address) == (":" in way)), {})

@@ -21,9 +21,10 @@ import trio
 
 from weave_cni.daemon_api import DaemonApi
 from weave_cni.errors import CniError, Code
-from weave_cni.operations import Call, Operations
+from weave_cni.operations import UNDO_LIMIT_S, Call, Operations
 from weave_cni.pending import PENDING
 from weave_cni.request import Request, parse_request, version_of
+from weave_cni.versions import NEWEST
 from weave_cni.wire import (
     DONE,
     EXECUTE,
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 CALL_LIMIT_S = 60.0
 """Runtimes give up earlier; delegated plugins may take long."""
 
+ANSWER_LIMIT_S = 2.0
+"""For a last word."""
+MAX_TOLD_BYTES = 500
+"""Of what a plugin prints that is no JSON."""
+
 _MAX_PENDING_BYTES = 1 << 20
 _NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
 """ioctl_ns(2)"""
@@ -56,6 +62,7 @@ class CniServer:
         self._operations = Operations(DaemonApi(api))
         self._socket = sock
         self._pending = run_directory / PENDING
+        self._pending_turn = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve; started once calls are accepted and what was pending is done."""
@@ -76,8 +83,13 @@ class CniServer:
     async def _serve(self, connection: trio.socket.SocketType) -> None:
         caller = _Caller(connection)
         try:
-            with trio.move_on_after(CALL_LIMIT_S):
+            with trio.move_on_after(CALL_LIMIT_S) as limit:
                 await self._answer(caller)
+            if limit.cancelled_caught:
+                whom = f", waiting for the plugin {caller.given_up}" if caller.given_up else ""
+                text = f"the call was not finished within {CALL_LIMIT_S:.0f} s{whom}; try again"
+                with trio.move_on_after(ANSWER_LIMIT_S):
+                    await caller.answer(1, error_text(CniError(Code.TRY_AGAIN, text), NEWEST))
         except (WireError, OSError, trio.BrokenResourceError) as error:
             _log.info("a CNI call broke off: %s", error)
         except Exception:
@@ -90,11 +102,18 @@ class CniServer:
         status, printed, call = 0, b"", None
         try:
             request = parse_request(environment, standard_input)
+            caller.require()  # what it asked for while we were stopped, it has left a record of, or will ask again
+            if request.command == "ADD":
+                await self._do_pending()  # a record of its name that came later than our start is older than this call
             call = await self._call(caller, request)
-            printed = _encoded(await self._operations.serve(call))
+            try:
+                printed = _encoded(await self._operations.serve(call))
+            except BaseException:
+                await self._undo(call)
+                raise
         except CniError as error:
             status, printed = 1, error_text(error, version_of(standard_input))
-        except OSError:
+        except (OSError, WireError):
             raise
         except Exception:
             _log.exception("%s of a CNI plugin failed", environment.get("CNI_COMMAND"))
@@ -102,11 +121,20 @@ class CniServer:
             status, printed = 1, error_text(fault, version_of(standard_input))
         try:
             await caller.answer(status, printed)
-        except OSError:
-            if call is not None and call.request.command == "ADD" and status == 0:
-                with trio.CancelScope(shield=True):
-                    _log.info("%s: its runtime went away; taken back", call.request.container)
+        except BaseException:
+            if call is not None and status == 0:
+                _log.info("%s: its runtime went away", call.request.container)
+                await self._undo(call)
+            raise
+
+    async def _undo(self, call: Call) -> None:
+        """Take back what an ADD has made so far."""
+        if call.request.command == "ADD":
+            with trio.move_on_after(UNDO_LIMIT_S, shield=True):
+                try:
                     await self._operations.undo(call)
+                except CniError as error:
+                    _log.warning("%s cannot be taken back: %s", call.request.container, error.message)
 
     async def _call(self, caller: _Caller, request: Request) -> Call:
         """Raises `CniError` for a namespace that is none, or the host's own."""
@@ -129,22 +157,28 @@ class CniServer:
         return Call(request, delegate, None if _leads_to(request.netns, there) else caller.namespace)
 
     async def _do_pending(self) -> None:
-        """Finish the deletions that were asked for while no daemon ran."""
-        try:
-            records = sorted(self._pending.iterdir())
-        except OSError:
+        """Finish the deletions that were asked for while no daemon ran, or none answered."""
+        if not self._pending.is_dir():
             return
-        for record in records:
-            if record.name.startswith("."):
-                continue  # being written; its caller will find the socket
-            try:
-                await self._do_record(record)
-            except (CniError, WireError, OSError) as error:
-                _log.warning("the CNI call in %s cannot be finished: %s", record, error)
-                if isinstance(error, CniError) and error.code in (Code.TRY_AGAIN, Code.HOST_REFUSED, Code.INTERNAL):
-                    continue  # at the next start
-            with suppress(OSError):
-                record.unlink()
+        async with self._pending_turn:
+            for record in sorted(self._pending.iterdir()):
+                if not record.name.startswith("."):  # one that is being written: its caller will find the socket
+                    await self._finish(record)
+
+    async def _finish(self, record: Path) -> None:
+        """Do one; it is kept for later if it may succeed then."""
+        try:
+            await self._do_record(record)
+        except FileNotFoundError:
+            return
+        except (CniError, WireError, OSError) as error:
+            _log.warning("the CNI call in %s cannot be finished: %s", record, error)
+            if isinstance(error, CniError) and error.code in (Code.TRY_AGAIN, Code.HOST_REFUSED, Code.INTERNAL):
+                return
+        except Exception:  # one record must not keep the daemon from starting
+            _log.exception("the CNI call in %s failed and is given up", record)
+        with suppress(OSError):
+            record.unlink()
 
     async def _do_record(self, record: Path) -> None:
         data = record.read_bytes()[:_MAX_PENDING_BYTES]  # noqa: ASYNC240
@@ -171,6 +205,28 @@ def _encoded(value: Any) -> bytes:
     return b"" if value is None else (json.dumps(value, ensure_ascii=False) + "\n").encode(errors="surrogateescape")
 
 
+def read_plugin(plugin: str, command: str, status: int, printed: bytes) -> Any:
+    """What another plugin answered; only the result of ADD counts. Raises `CniError` with what it says."""
+    if status == 0 and command != "ADD":
+        return None
+    try:
+        value = json.loads(printed)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        if status == 0:
+            raise CniError(Code.UNDECODABLE, f"{plugin} printed no JSON: {error}") from error
+        value = {"msg": f"exit status {status}", "details": printed[:MAX_TOLD_BYTES].decode(errors="replace")}
+    if status == 0:
+        return value
+    told = value if isinstance(value, dict) else {}
+    code, message = told.get("code"), told.get("msg")
+    raise CniError(
+        code if type(code) is int else Code.INTERNAL,
+        f"plugin {plugin} failed ({command.lower()}): {message or 'no reason given'}",
+        str(told.get("details") or ""),
+    )
+
+
 def _is_network_namespace(descriptor: int) -> bool:
     try:
         return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
@@ -195,6 +251,8 @@ class _Caller:
         self._buffer = b""
         self.namespace: int | None = None
         """Descriptor of the container's namespace."""
+        self.given_up = ""
+        """The first plugin that was waited for in vain."""
 
     async def receive_call(self) -> tuple[dict[str, str], bytes]:
         """Environment and standard input."""
@@ -209,28 +267,23 @@ class _Caller:
         if command == "ADD":
             config.pop("prevResult", None)
         await self._send(encode_frame(EXECUTE, encode_call(environment, json.dumps(config).encode())))
-        if await self._receive(1) != DONE:
-            raise WireError("the caller did not run the delegated plugin")
-        answer = await self._receive(length(await self._receive(LENGTH_BYTES)))
-        status, printed = answer[:1], answer[1:]
         try:
-            value = json.loads(printed) if printed.strip() else None
-        except ValueError as error:
-            raise CniError(Code.UNDECODABLE, f"{plugin} printed no JSON: {error}") from error
-        if status != b"\0":
-            told = value if isinstance(value, dict) else {}
-            code, message = told.get("code"), told.get("msg")
-            raise CniError(
-                code if isinstance(code, int) else Code.INTERNAL,
-                f"plugin {plugin} failed ({command.lower()}): {message or 'no reason given'}",
-                str(told.get("details") or ""),
-            )
-        return value
+            if await self._receive(1) != DONE:
+                raise WireError("the caller did not run the delegated plugin")
+            answer = await self._receive(length(await self._receive(LENGTH_BYTES)))
+        except trio.Cancelled:
+            self.given_up = self.given_up or plugin
+            raise
+        return read_plugin(plugin, command, answer[0], answer[1:])
+
+    def require(self) -> None:
+        """Raises OSError if the caller is gone. To be called when it has nothing to say."""
+        if self._socket.is_readable():
+            raise BrokenPipeError("the caller is gone")
 
     async def answer(self, status: int, printed: bytes) -> None:
         """The end. Raises OSError if the caller is gone."""
-        if self._socket.is_readable():  # it has nothing more to say, so it is gone
-            raise BrokenPipeError("the caller is gone")
+        self.require()
         await self._send(encode_frame(RESULT, bytes([status]) + printed))
 
     def close(self) -> None:

@@ -215,7 +215,7 @@ class Api:
             return JsonResponse({**made.to_json(), "given": list(made.given), "bridge": bridge})
         if request.method == "DELETE":
             addresses = tuple(parse_detached_address(text) for text in request.query_params.getlist("address"))
-            of = {name: request.query_params.get(name) for name in ("owner", "network")}
+            of = {name: request.query_params.get(name) for name in ("owner", "network", "host_mac")}
             removed = await self._attachments.delete(attachment_id, interface, addresses, **of)
             return JsonResponse({"removed": list(removed)})
         known = self._attachments.get(attachment_id, interface)

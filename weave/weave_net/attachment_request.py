@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
@@ -27,7 +28,7 @@ DEFAULT_SUBNET = "net:default"
 _RESERVED_IDS = {"_": "nobody", "weave:expose": "this host", "weave:extern": "no container"}
 """Under which the allocator and the name server record what belongs to no attachment."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_INTERFACE = re.compile(r"(?!\.\.?$)[!-.0-9;-~]{1,15}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -76,6 +77,10 @@ class AttachmentRequest:
         """Check a decoded JSON body. Raises `AttachmentError` that names the field."""
         if not isinstance(body, dict):
             raise AttachmentError('the body is no JSON object such as {"netns": "/run/netns/web"}')
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise AttachmentError("the body has half a character in it (a lone surrogate)") from error
         unknown = body.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise AttachmentError(f"unknown field {min(map(str, unknown))!r}")
@@ -109,7 +114,7 @@ def check_key(attachment_id: str, interface: str) -> None:
     if attachment_id in _RESERVED_IDS:
         raise AttachmentError(f"{attachment_id} means {_RESERVED_IDS[attachment_id]}; choose another attachment id")
     if not _INTERFACE.fullmatch(interface):
-        raise AttachmentError(f"{interface!r} is no interface name (15 letters, digits, _ . - at most)")
+        raise AttachmentError(f"{interface!r} is no interface name (1 to 15 visible ASCII characters, no / and no :)")
 
 
 def parse_interface_address(text: str) -> str:

@@ -170,10 +170,16 @@ class Attachments:
                 with trio.CancelScope(shield=True):
                     await self._addresses.release(holder, reserved.new)
                 raise
-            if request.fqdn is not None:
-                for ip in _plain(reserved.given):
-                    await self._names.add(attachment_id, ip, request.fqdn, bond=Bond.ADDRESS)
-            await self._names.add_where_possible(attachment_id, _plain(reserved.given), request.names)
+            try:
+                if request.fqdn is not None:
+                    for ip in _plain(reserved.given):
+                        await self._names.add(attachment_id, ip, request.fqdn, bond=Bond.ADDRESS)
+                await self._names.add_where_possible(attachment_id, _plain(reserved.given), request.names)
+            except BaseException:
+                if request.create:  # all or nothing
+                    with self._uninterrupted(attachment_id, interface):
+                        await self._delete(attachment_id, interface, ())
+                raise
             return replace(made, given=reserved.given)
 
     async def _reserve(self, holder: str, request: AttachmentRequest) -> Reserved:
@@ -291,11 +297,12 @@ class Attachments:
         *,
         owner: str | None = None,
         network: str | None = None,
+        host_mac: str | None = None,
     ) -> tuple[str, ...]:
         """Remove the addresses, or all when none is named; with the last one goes the interface.
 
         Returns what was removed, as `address/len`. What is gone already is no error. Raises `AttachmentConflict` if it
-        belongs to another owner or network than these, `HostError`, `StoreError`.
+        belongs to another owner or network than these, or has another `host_mac`, `HostError`, `StoreError`.
         """
         async with self._locked(attachment_id):
             known = self._known.get((attachment_id, interface))
@@ -303,6 +310,8 @@ class Attachments:
                 raise AttachmentConflict(
                     f"{interface} of {attachment_id} was made for {known.owner}, network {known.network}"
                 )
+            if host_mac is not None and (known is None or known.host_mac != host_mac):
+                raise AttachmentConflict(f"{interface} of {attachment_id} is another one by now")
             with self._uninterrupted(attachment_id, interface):
                 return await self._delete(attachment_id, interface, addresses)
 
