@@ -74,6 +74,8 @@ class Operations:
     def __init__(self, api: DaemonApi) -> None:
         self._api = api
         self._deaf_until = 0.0
+        self._allocating: set[str] = set()
+        """Identifiers for which an address is being taken."""
 
     async def serve(self, call: Call) -> Result | None:
         """Do what is asked; the object to print, if any. Raises `CniError`."""
@@ -298,8 +300,18 @@ class Operations:
         request = call.request
         config, wishes = read_ipam_config(request.config), read_wishes(request)
         identifier = _identifier(request)
-        if await self._api.recorded(identifier):
-            raise CniError(Code.TAKEN, f"{request.interface} of {request.container} has an address already")
+        taken = CniError(Code.TAKEN, f"{request.interface} of {request.container} has an address already")
+        if identifier in self._allocating:
+            raise taken
+        self._allocating.add(identifier)
+        try:
+            if await self._api.recorded(identifier):
+                raise taken
+            return await self._allocate_for(call, identifier, config, wishes)
+        finally:
+            self._allocating.discard(identifier)
+
+    async def _allocate_for(self, call: Call, identifier: str, config: IpamConfig, wishes: Wishes) -> Result:
         call.allocated = True
         given: list[str] = []
         for text in wishes.addresses:

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 CALL_LIMIT_S = 60.0
 """Runtimes give up earlier; delegated plugins may take long."""
 
-ANSWER_LIMIT_S = 2.0
-"""For a last word."""
+SEND_LIMIT_S = 2.0
 MAX_TOLD_BYTES = 500
 """Of what a plugin prints that is no JSON."""
 
@@ -88,8 +87,7 @@ class CniServer:
             if limit.cancelled_caught:
                 whom = f", waiting for the plugin {caller.given_up}" if caller.given_up else ""
                 text = f"the call was not finished within {CALL_LIMIT_S:.0f} s{whom}; try again"
-                with trio.move_on_after(ANSWER_LIMIT_S):
-                    await caller.answer(1, error_text(CniError(Code.TRY_AGAIN, text), NEWEST))
+                await caller.answer(1, error_text(CniError(Code.TRY_AGAIN, text), NEWEST))
         except (WireError, OSError, trio.BrokenResourceError) as error:
             _log.info("a CNI call broke off: %s", error)
         except Exception:
@@ -178,7 +176,7 @@ class CniServer:
         except Exception:  # one record must not keep the daemon from starting
             _log.exception("the CNI call in %s failed and is given up", record)
         with suppress(OSError):
-            record.unlink()
+            record.unlink()  # noqa: ASYNC240 - in memory
 
     async def _do_record(self, record: Path) -> None:
         data = record.read_bytes()[:_MAX_PENDING_BYTES]  # noqa: ASYNC240
@@ -248,7 +246,9 @@ class _Caller:
 
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self._socket = connection
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._owed = 0
+        """Answers of plugins that are still to come."""
         self.namespace: int | None = None
         """Descriptor of the container's namespace."""
         self.given_up = ""
@@ -267,10 +267,11 @@ class _Caller:
         if command == "ADD":
             config.pop("prevResult", None)
         await self._send(encode_frame(EXECUTE, encode_call(environment, json.dumps(config).encode())))
+        self._owed += 1
         try:
-            if await self._receive(1) != DONE:
-                raise WireError("the caller did not run the delegated plugin")
-            answer = await self._receive(length(await self._receive(LENGTH_BYTES)))
+            while self._owed:  # that of a plugin that was given up comes first
+                answer = await self._receive_answer()
+                self._owed -= 1
         except trio.Cancelled:
             self.given_up = self.given_up or plugin
             raise
@@ -307,20 +308,35 @@ class _Caller:
                 self.namespace = descriptor
         if not data:
             raise WireError("the caller said nothing")
-        self._buffer = data
+        self._buffer += data
 
-    async def _receive(self, size: int) -> bytes:
-        parts, missing = [self._buffer[:size]], size - len(self._buffer)
-        self._buffer = self._buffer[size:]
-        while missing > 0:
-            data = await self._socket.recv(min(missing, 1 << 16))
+    async def _receive_answer(self) -> bytes:
+        """Of a plugin: exit status and what it printed."""
+        head = await self._receive(1 + LENGTH_BYTES, keep=True)
+        if head[:1] != DONE:
+            raise WireError("the caller did not run the delegated plugin")
+        size = length(head[1:])
+        if not size:
+            raise WireError("the caller says nothing of the delegated plugin")
+        return (await self._receive(len(head) + size))[len(head) :]
+
+    async def _receive(self, size: int, *, keep: bool = False) -> bytes:
+        """The next bytes; `keep` leaves them to be read again. Whoever is cancelled meanwhile has taken none."""
+        while len(self._buffer) < size:
+            data = await self._socket.recv(1 << 16)
             if not data:
                 raise WireError("the caller went away")
-            parts.append(data)
-            missing -= len(data)
-        return b"".join(parts)
+            self._buffer += data
+        data = bytes(self._buffer[:size])
+        if not keep:
+            del self._buffer[:size]
+        return data
 
     async def _send(self, data: bytes) -> None:
+        """Whole, since half a frame would be the end of all understanding; or WireError."""
         view = memoryview(data)
-        while view:
-            view = view[await self._socket.send(view) :]
+        with trio.move_on_after(SEND_LIMIT_S, shield=True) as limit:
+            while view:
+                view = view[await self._socket.send(view) :]
+        if limit.cancelled_caught:
+            raise WireError("the caller does not read what it is sent")

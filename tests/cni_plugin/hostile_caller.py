@@ -22,7 +22,7 @@ LIMIT_S = 30.0
 """Of a whole test: whatever hangs fails."""
 
 
-class GoneError(Exception):
+class GoneError(OSError):
     """The daemon ended the connection without an answer."""
 
 
