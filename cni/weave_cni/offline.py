@@ -9,6 +9,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -51,7 +52,7 @@ def delegate(plugin: str, environment: "dict[str, str]", config: bytes) -> "tupl
     program = None
     if _PLUGIN_NAME.fullmatch(plugin) and plugin != "weave-net":  # which would call itself without end
         places = (Path(directory) / plugin for directory in environment.get("CNI_PATH", "").split(":") if directory)
-        program = next((place for place in places if place.is_file()), None)
+        program = next(filter(_is_program, places), None)
     if program is None:
         text = f"failed to find plugin {plugin!r} in path [{environment.get('CNI_PATH')}]"
         return 1, error_object(INVALID_CONFIG, text)
@@ -60,7 +61,11 @@ def delegate(plugin: str, environment: "dict[str, str]", config: bytes) -> "tupl
             standard_input.write(config)
             standard_input.seek(0)
             with subprocess.Popen(
-                [str(program)], stdin=standard_input, stdout=subprocess.PIPE, env={**os.environ, **environment}
+                [str(program)],
+                stdin=standard_input,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **environment, "WEAVE_CNI_DELEGATED": "1"},
+                start_new_session=True,
             ) as process:
                 return _collect(plugin, process)
     except OSError as error:
@@ -74,15 +79,28 @@ def _collect(plugin: str, process: "subprocess.Popen[bytes]") -> "tuple[int, byt
     while len(printed) <= MAX_PRINTED_BYTES:
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            process.kill()
+            _kill(process)
             return 1, error_object(INTERNAL, f"plugin {plugin} did not end within {DELEGATE_LIMIT_S} s")
         part = os.read(process.stdout.fileno(), 1 << 16)
         if not part:
             status = _wait(process, deadline)
             return (1 if status is None or status < 0 else status), bytes(printed)
         printed += part
-    process.kill()
+    _kill(process)
     return 1, error_object(INTERNAL, f"plugin {plugin} printed more than {MAX_PRINTED_BYTES} bytes")
+
+
+def _is_program(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # a name too long, a directory that may not be entered
+        return False
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a plugin with all that it started, lest they change the container after we said that it failed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> "int | None":
@@ -90,13 +108,18 @@ def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> "int | None":
     try:
         return process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.kill()
+        _kill(process)
         return None
 
 
 def unreadable(error: OSError) -> int:
     """Standard input cannot be read; the exit status."""
     return fail(IO_FAILURE, f"the configuration on standard input cannot be read: {error.strerror}", SUPPORTED[-1])
+
+
+def called_itself(plugin: str) -> int:
+    """One of ours was asked to give addresses to another one, under whatever name; the exit status."""
+    return fail(INVALID_CONFIG, f"{plugin} cannot give addresses to another plugin of weave", SUPPORTED[-1])
 
 
 def without_daemon(
@@ -144,7 +167,14 @@ def _delete_later(
     plugin: str, run: bytes, config: bytes, read: "dict[str, Any]", ask: "Callable[[bytes, bytes, bytes], int] | None"
 ) -> int:
     """Leave a record for the next daemon, and remove now what needs none: the interface, a delegated address."""
-    record = _write_record(plugin, Path(os.fsdecode(run)) / "cni-pending", config)
+    directory = Path(os.fsdecode(run)) / "cni-pending"
+    try:
+        record = _write_record(plugin, directory, config, read)
+    except OSError as error:
+        text = (
+            f"no weave daemon takes the call, and it cannot be left for the next one in {directory}: {error.strerror}"
+        )
+        return fail(IO_FAILURE, text, str(read.get("cniVersion")))
     with contextlib.suppress(OSError):
         if ask is not None:
             status = ask(run, plugin.encode(), config)  # a daemon that started meanwhile may have missed the record
@@ -153,8 +183,8 @@ def _delete_later(
     if plugin == "weave-net":
         attachment = f"{os.environ.get('CNI_CONTAINERID')}/{os.environ.get('CNI_IFNAME')}"
         remove_link("vethwe" + hashlib.sha256(attachment.encode(errors="surrogateescape")).hexdigest()[:8])
-        ipam = read.get("ipam")
-        kind = ipam.get("type") if isinstance(ipam, dict) else None
+        ipam = _get(read, "ipam")
+        kind = _get(ipam, "type") if isinstance(ipam, dict) else None
         if isinstance(kind, str) and kind not in ("", "weave-ipam", "weave-net") and _PLUGIN_NAME.fullmatch(kind):
             status, printed = delegate(kind, dict(os.environ), config)
             if status:
@@ -164,15 +194,22 @@ def _delete_later(
     return 0
 
 
-def _write_record(plugin: str, directory: Path, config: bytes) -> Path:
+def _write_record(plugin: str, directory: Path, config: bytes, read: "dict[str, Any]") -> Path:
+    """One for each interface, however often the runtime asks."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("CNI_")]
     environment = os.fsencode("\0".join([f"WEAVE_CNI_PLUGIN={plugin}", *lines]))
-    record = directory / f"{time.time_ns():020d}-{os.getpid()}"
-    unfinished = directory / f".{record.name}"
+    names = (plugin, str(read.get("name")), os.environ.get("CNI_CONTAINERID", ""), os.environ.get("CNI_IFNAME", ""))
+    record = directory / hashlib.sha256("\0".join(names).encode(errors="surrogatepass")).hexdigest()[:32]
+    unfinished = directory / f".{record.name}-{os.getpid()}"
     unfinished.write_bytes(_counted(environment) + _counted(config))
     unfinished.rename(record)
     return record
+
+
+def _get(mapping: "dict[str, Any]", name: str) -> object:
+    """The value under a key in any letter case."""
+    return next((value for key, value in mapping.items() if key.lower() == name), None)
 
 
 def remove_link(name: str) -> None:

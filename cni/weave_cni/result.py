@@ -5,7 +5,7 @@ Inside, a result is an object in the form of version 1.1.0.
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
 from weave_cni.errors import CniError, Code
@@ -46,8 +46,7 @@ def read_result(value: Any, origin: str) -> Result:
     for entry in result["ips"]:
         _check_ip(entry, origin)
     for entry in result["routes"]:
-        if not isinstance(entry.get("dst"), str) or not isinstance(entry.get("gw") or "", str):
-            raise CniError(Code.UNDECODABLE, f"the result of {origin} has a route that is none: {entry}")
+        _check_route(entry, origin)
     dns = {} if value.get("dns") is None else value["dns"]
     if not isinstance(dns, dict):
         raise CniError(Code.UNDECODABLE, f"the result of {origin} has no object in 'dns'")
@@ -65,6 +64,15 @@ def _check_ip(entry: Result, origin: str) -> None:
     index = entry.get("interface")
     if index is not None and type(index) is not int:
         raise CniError(Code.UNDECODABLE, f"the result of {origin} names an interface by {index!r}, which is no index")
+
+
+def _check_route(entry: Result, origin: str) -> None:
+    try:
+        ip_network(_as_text(entry.get("dst")), strict=False)
+        if entry.get("gw"):
+            ip_address(_as_text(entry["gw"]))
+    except ValueError as error:
+        raise CniError(Code.UNDECODABLE, f"the result of {origin} has a route that is none: {error}") from error
 
 
 def _as_text(value: Any) -> str:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from weave_cni.wire import (
     DONE,
     EXECUTE,
     LENGTH_BYTES,
+    MAX_BYTES,
     RESULT,
     WireError,
     decode_environment,
@@ -43,11 +45,13 @@ if TYPE_CHECKING:
 CALL_LIMIT_S = 60.0
 """Runtimes give up earlier; delegated plugins may take long."""
 
+RECEIVE_LIMIT_S = 5.0
 SEND_LIMIT_S = 2.0
 MAX_TOLD_BYTES = 500
 """Of what a plugin prints that is no JSON."""
 
-_MAX_PENDING_BYTES = 1 << 20
+ACCEPT_AGAIN_S = 0.1
+_MAX_PENDING_BYTES = 2 * (MAX_BYTES + LENGTH_BYTES)
 _NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
 """ioctl_ns(2)"""
 
@@ -69,14 +73,18 @@ class CniServer:
         listener = trio.socket.from_stdlib_socket(self._socket)
         await self._do_pending()
         task_status.started()
+        complained = False
         async with trio.open_nursery() as nursery:
             while True:
                 try:
                     connection, _ = await listener.accept()
                 except OSError as error:
-                    _log.warning("a CNI call cannot be accepted: %s", error.strerror)
-                    await trio.sleep(0.1)
+                    if not complained:
+                        _log.warning("CNI calls cannot be accepted, and are tried again: %s", error.strerror)
+                    complained = True
+                    await trio.sleep(ACCEPT_AGAIN_S)
                     continue
+                complained = False
                 nursery.start_soon(self._serve, connection)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
@@ -89,14 +97,17 @@ class CniServer:
                 text = f"the call was not finished within {CALL_LIMIT_S:.0f} s{whom}; try again"
                 await caller.answer(1, error_text(CniError(Code.TRY_AGAIN, text), NEWEST))
         except (WireError, OSError, trio.BrokenResourceError) as error:
-            _log.info("a CNI call broke off: %s", error)
+            _log.debug("a CNI call broke off: %s", error)
         except Exception:
             _log.exception("a CNI call failed")
         finally:
             caller.close()
 
     async def _answer(self, caller: _Caller) -> None:
-        environment, standard_input = await caller.receive_call()
+        with trio.move_on_after(RECEIVE_LIMIT_S) as limit:
+            environment, standard_input = await caller.receive_call()
+        if limit.cancelled_caught:
+            raise WireError(f"it was not there within {RECEIVE_LIMIT_S:.0f} s")
         status, printed, call = 0, b"", None
         try:
             request = parse_request(environment, standard_input)
@@ -128,11 +139,13 @@ class CniServer:
     async def _undo(self, call: Call) -> None:
         """Take back what an ADD has made so far."""
         if call.request.command == "ADD":
-            with trio.move_on_after(UNDO_LIMIT_S, shield=True):
+            with trio.move_on_after(UNDO_LIMIT_S, shield=True) as limit:
                 try:
                     await self._operations.undo(call)
                 except CniError as error:
                     _log.warning("%s cannot be taken back: %s", call.request.container, error.message)
+            if limit.cancelled_caught:
+                _log.warning("%s was not taken back within %.0f s", call.request.container, UNDO_LIMIT_S)
 
     async def _call(self, caller: _Caller, request: Request) -> Call:
         """Raises `CniError` for a namespace that is none, or the host's own."""
@@ -179,7 +192,7 @@ class CniServer:
             record.unlink()  # noqa: ASYNC240 - in memory
 
     async def _do_record(self, record: Path) -> None:
-        data = record.read_bytes()[:_MAX_PENDING_BYTES]  # noqa: ASYNC240
+        data = _read_record(record)
         size = length(data[:LENGTH_BYTES])
         environment = decode_environment(data[LENGTH_BYTES : LENGTH_BYTES + size])
         rest = data[LENGTH_BYTES + size :]
@@ -191,6 +204,16 @@ class CniServer:
         if environment.get("CNI_COMMAND") != "DEL":
             raise WireError("it is no DEL")
         await self._operations.serve(Call(parse_request(environment, standard_input), delegate))
+
+
+def _read_record(record: Path) -> bytes:
+    """What an executable left. Raises `WireError` for what is no such file, and OSError."""
+    descriptor = os.open(record, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_PENDING_BYTES:
+            raise WireError("it is no record of a call")
+        return file.read(_MAX_PENDING_BYTES)
 
 
 def error_text(error: CniError, version: str) -> bytes:

@@ -122,6 +122,12 @@ class Names:
         await self._settled()  # also if it was deleted before: that may not be durable yet
         return gone
 
+    async def remove_bound(self, container: str) -> None:
+        """Delete the names that go with this container, or with an address of it; durable on return."""
+        for entry in self._registry.bound():
+            if entry.container == container:
+                await self.remove(container, entry.address, entry.hostname)
+
     async def keep_attached(self, present: Mapping[str, Container[Address]]) -> None:
         """Delete the names that went with other containers than these, or other addresses of theirs: after a crash."""
         for entry in self._registry.bound():

@@ -144,7 +144,7 @@ class NetworkNames:
                 await self._ask("DELETE", f"/name/{container}/{address}", params={"fqdn": fqdn})
                 present.discard(fqdn)
             for fqdn in sorted(names - present):
-                await self._ask("PUT", f"/name/{container}/{address}", data={"fqdn": fqdn})
+                await self._ask("PUT", f"/name/{container}/{address}", data={"fqdn": fqdn, "own": "true"})
                 present.add(fqdn)
         if not registered:
             del self._registered[container]

@@ -203,7 +203,11 @@ class Ipam:
         if address is not None and address.version != self.settings.network.version:
             raise NotFound(f"address {address} not found for {identifier}")
         number = None if address is None else int(address)
-        gone = self._allocator.release(identifier, number, trio.current_time())
+        try:
+            gone = self._allocator.release(identifier, number, trio.current_time())
+        except NotFound:
+            await self._committed.wait()  # somebody else may just have released it, and that is not durable yet
+            raise
         self._wake()
         await self._committed.wait()
         return tuple(self._interface(lease) for lease in gone)

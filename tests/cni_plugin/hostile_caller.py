@@ -197,7 +197,7 @@ class Hostile:
     async def wait_until_nothing_left(self) -> None:
         """The same after a moment."""
         with trio.move_on_after(5):
-            while await self.attachments() or self.links:
+            while await self.attachments() or self.links:  # noqa: ASYNC110
                 await trio.sleep(0.05)
         await self.check_nothing_left()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
+USED_UP = "10.45.0.0/29"
 PATIENCE_S = 15.0
 """An ADD waits so long at most for an address."""
 ANSWER_S = 5.0
@@ -47,12 +48,10 @@ class Story:
     """What happened to one host: never started, started, killed with containers, started again."""
 
     weave: CniHost
-    alone: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    """Answers of another host, that has to agree with a second one first."""
-    left_alone: object = None
-    """What is known and linked there in the end."""
-    used_up: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    """Answers for a subnet without free addresses."""
+    alone: CniHost
+    """Another host, that has to agree with a second one first."""
+    waiting: dict[str, Future[Answer]] = field(default_factory=dict)
+    """ADDs that wait for an address in vain, meanwhile."""
     before: dict[str, Answer] = field(default_factory=dict)
     """Answers before the first start."""
     away: dict[tuple[str, str], Answer] = field(default_factory=dict)
@@ -68,37 +67,32 @@ class Story:
     """Addresses that another address plugin had given, and still had while the daemon was away."""
 
 
-def wait_for_addresses(story: Story) -> None:
-    """Have two ADDs wait at the same time for addresses that do not come."""
-    weave, alone, subnet = story.weave, CniHost(story.weave.lab, "alone"), "10.45.0.0/29"
+def wait_alone(story: Story, pool: ThreadPoolExecutor) -> None:
+    """Begin an ADD on a host that has to agree with a second one first."""
+    alone = story.alone = CniHost(story.weave.lab, "alone")
     alone.host.weave("launch", "--ipalloc-init", "consensus=2")
     alone.set_up()
-    weave.use_up("hog", subnet)
-    pod, late = alone.pod(), story.pods["late"]
-    waiting = alone.runtime.start("weave-net", alone.runtime.environment("ADD", pod), alone.config())
-    late_config = weave.config(ipam={"subnet": subnet})
-    also_waiting = weave.runtime.start("weave-net", weave.runtime.environment("ADD", late), late_config)
-    with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(call.answer) for call in (waiting, also_waiting)]
-        for plugin in ("weave-net", "weave-ipam"):
-            story.alone[plugin, "STATUS"] = ask(alone, plugin, "STATUS", pod)
-            ipam = weave.weave_ipam(subnet=subnet)
-            story.used_up[plugin, "STATUS"] = ask(weave, plugin, "STATUS", late, ipam=ipam)
-        story.alone["weave-net", "ADD"], story.used_up["weave-net", "ADD"] = (answer.result() for answer in answers)
-    story.alone["weave-net", "DEL"] = ask(alone, "weave-net", "DEL", pod)
-    story.left_alone = alone.known(), alone.host_links()
-    for identifier in weave.owned():
-        if identifier.startswith("hog"):
-            weave.release(identifier)
+    story.pods["alone"] = pod = alone.pod()
+    call = alone.runtime.start("weave-net", alone.runtime.environment("ADD", pod), alone.config())
+    story.waiting["alone"] = pool.submit(call.answer)
+
+
+def wait_for_a_free_address(story: Story, pool: ThreadPoolExecutor) -> None:
+    """Begin an ADD in a subnet that is used up."""
+    weave, pod = story.weave, story.pods["late"]
+    weave.use_up("hog", USED_UP)
+    config = weave.config(ipam={"subnet": USED_UP})
+    call = weave.runtime.start("weave-net", weave.runtime.environment("ADD", pod), config)
+    story.waiting["used up"] = pool.submit(call.answer)
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """Tell it."""
     leases = tmp_path_factory.mktemp("leases")
-    with Lab() as lab:
+    with Lab() as lab, ThreadPoolExecutor(2) as pool:
         weave = CniHost(lab)
-        story = Story(weave)
+        story = Story(weave, weave)
         weave.set_up()
         pods = {
             name: weave.pod() for name in ("kept", "gone", "vanished", "leased", "address", "other", "again", "late")
@@ -107,7 +101,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         for command in ("STATUS", "ADD", "DEL"):
             story.before[command] = ask(weave, "weave-net", command, pods["kept"])
         weave.launch()
-        wait_for_addresses(story)
+        wait_alone(story, pool)
 
         network = weave.network()
         leased = weave.network("1.0.0", ipam={"type": "host-local", "dataDir": str(leases), "subnet": "10.99.0.0/24"})
@@ -145,6 +139,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         record.write_bytes(content_again)
         weave.add(network, pods["again"])
         story.late_record = record
+        wait_for_a_free_address(story, pool)
         yield story
 
 
@@ -237,20 +232,24 @@ def test_target_that_does_not_answer(story: Story) -> None:
 
 def test_addresses_that_are_not_agreed_on_yet(story: Story) -> None:
     """One host of two that have to agree on who gives which addresses."""
+    alone, pod = story.alone, story.pods["alone"]
     for plugin in ("weave-net", "weave-ipam"):
-        answer = story.alone[plugin, "STATUS"]
+        answer = ask(alone, plugin, "STATUS", pod)
         assert answer.failure().code == 50
         assert answer.seconds < ANSWER_S, "it waits for no agreement"
-    assert story.alone["weave-net", "ADD"].failure().code == 11
-    story.alone["weave-net", "DEL"].nothing()
-    assert story.left_alone == (({}, []), set())
+    assert story.waiting["alone"].result().failure().code == 11
+    ask(alone, "weave-net", "DEL", pod).nothing()
+    assert (alone.known(), alone.host_links()) == (({}, []), set())
 
 
 def test_subnet_that_is_used_up(story: Story) -> None:
+    weave, pod = story.weave, story.pods["late"]
     for plugin in ("weave-net", "weave-ipam"):
-        assert story.used_up[plugin, "STATUS"].failure().code == 50
-    answer = story.used_up["weave-net", "ADD"]
+        failure = ask(weave, plugin, "STATUS", pod, ipam=weave.weave_ipam(subnet=USED_UP)).failure()
+        assert failure.code == 50
+    weave.runtime.status(weave.network())
+    answer = story.waiting["used up"].result()
     assert answer.failure().code == 11, "an address may become free"
     assert answer.seconds < PATIENCE_S
-    assert story.weave.owned_by(story.pods["late"]) == []
-    assert not story.weave.has_interface(story.pods["late"], "eth0")
+    assert weave.owned_by(pod) == []
+    assert not weave.has_interface(pod, "eth0")

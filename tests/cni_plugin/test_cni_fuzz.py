@@ -24,16 +24,22 @@ EXAMPLES = settings(max_examples=300, deadline=None, suppress_health_check=list(
 
 TEXTS = st.one_of(
     st.sampled_from(
-        ["", "weave", "weave-ipam", "host-local", "10.32.0.5", "10.32.0.5/12", "10.32.0.0/12", "fd00::1/64", "::", "/"]
-        + ["0.0.0.0/0", "fe80::1%x", "eth0", "..", "02:00:00:00:00:01", "\ud800", "\0", "4", "6"]
+        (
+            *("", "weave", "weave-ipam", "host-local", "10.32.0.5", "10.32.0.5/12", "10.32.0.0/12", "fd00::1/64", "::"),
+            *("/", "0.0.0.0/0", "fe80::1%x", "eth0", "..", "02:00:00:00:00:01", "\ud800", "\0", "4", "6"),
+        )
     ),
     st.text(max_size=5),
 )
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-2, 1 << 33), st.floats(), TEXTS)
 KEYS = st.sampled_from(
-    "cniVersion name type bridge mtu hairpinMode isGateway ipMasq ipam subnet gateway routes dst gw dns nameservers domain"
-    " search options servers searches runtimeConfig args cni ips mac aliases prevResult interfaces interface address"
-    " version sandbox ip4 ip6 ip IPAM Type Subnet scope table priority advmss".split()
+    (
+        *("cniVersion", "name", "type", "bridge", "mtu", "hairpinMode", "isGateway", "ipMasq", "ipam", "subnet"),
+        *("gateway", "routes", "dst", "gw", "scope", "table", "priority", "advmss", "dns", "nameservers", "domain"),
+        *("search", "options", "servers", "searches", "runtimeConfig", "args", "cni", "ips", "mac", "aliases"),
+        *("prevResult", "interfaces", "interface", "address", "version", "sandbox", "ip4", "ip6", "ip"),
+        *("IPAM", "Type", "Subnet"),
+    )
 )
 JSON: st.SearchStrategy[Any] = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | TEXTS, inner, max_size=5), max_leaves=15
@@ -100,7 +106,10 @@ def test_configurations(more: dict[str, Any], command: str, version: str, usual:
 
 
 @EXAMPLES
-@given(st.dictionaries(st.sampled_from(list(environment()) + ["CNI_ARGS"]), TEXTS | st.text()), st.binary(max_size=40))
+@given(
+    st.dictionaries(st.sampled_from([*environment(), "CNI_ARGS"]), TEXTS.filter(str.isprintable)),
+    st.binary(max_size=40),
+)
 def test_environments_and_bytes(changes: dict[str, str], data: bytes) -> None:
     for standard_input in (data, b'{"cniVersion": "1.1.0", "name": "weave"}'):
         try:
@@ -152,7 +161,7 @@ def test_results_can_be_read_again(value: Any, version: str, added: bool) -> Non
 
 
 def check_form(written: Mapping[str, Any], version: str) -> None:
-    """What the Go library needs to decode it: it refuses a text where a number is due, and the other way round."""
+    """What others rely on, and the Go library needs; further fields of others are passed on as they are."""
     assert written["cniVersion"] == version
     old, newest = version < "1.0.0", version == "1.1.0"
     for entry in written["ips"]:
@@ -162,15 +171,10 @@ def check_form(written: Mapping[str, Any], version: str) -> None:
         assert type(entry.get("interface", 0)) is int
         assert entry.get("version") == (("6" if ":" in entry["address"] else "4") if old else None)
     for entry in written.get("interfaces", []):
-        for key in ("name", "mac", "sandbox"):
-            assert isinstance(entry.get(key, ""), str), key
-        assert type(entry.get("mtu", 0)) is int
         assert newest or not {"mtu", "socketPath", "pciID"} & entry.keys()
     for entry in written.get("routes", []):
         assert isinstance(entry["dst"], str)
         assert isinstance(entry.get("gw", ""), str)
-        for key in ("mtu", "advmss", "priority", "table", "scope"):
-            assert type(entry.get(key, 0)) is int, key
         assert newest or entry.keys() <= {"dst", "gw"}
     assert isinstance(written["dns"], dict)
 

@@ -14,6 +14,7 @@ from cni_plugin.hostile_caller import Answer, GoneError, Hostile, with_daemon
 from lab.namespace import Namespace
 from weave_cni.server import CniServer
 from weave_net.attachment import host_interface_name
+from weave_net.testing.wirings import FakeWiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,11 +127,13 @@ def test_namespace_path_that_is_no_utf8(tmp_path: Path, netns: str) -> None:
 def test_check_with_a_previous_result_that_makes_no_sense(tmp_path: Path, netns: str) -> None:
     async def check(hostile: Hostile) -> None:
         result = (await hostile.ask("ADD")).result
-        for index in ([], {}, "2", -1, 2.0):
+        indices: list[object] = [[], {}, "2", -1, 2.0]
+        for index in indices:
             ips = [{"address": "10.9.9.9/8", "interface": index}]
             answer = await hostile.ask("CHECK", {"prevResult": {**result, "ips": ips}})
             assert answer.status == 0 or answer.code != 999, index
-        for mac in (5, "x", "\ud800", [], "01:00:00:00:00:00"):
+        addresses: list[object] = [5, "x", "\ud800", [], "01:00:00:00:00:00"]
+        for mac in addresses:
             interfaces = [*result["interfaces"][:2], {**result["interfaces"][2], "mac": mac}]
             answer = await hostile.ask("CHECK", {"prevResult": {**result, "interfaces": interfaces}})
             assert answer.status == 0 or answer.code in {6, 7, 102}, mac
@@ -229,12 +232,11 @@ def test_plugin_that_crashed_is_not_told_of_as_bad_json(tmp_path: Path, netns: s
 
 
 @pytest.mark.parametrize("command", ["ADD", "DEL", "GC", "STATUS"])
-@pytest.mark.parametrize("plugin", ["weave-net", "Weave-net"][:1])
-def test_plugin_that_would_call_itself(tmp_path: Path, netns: str, command: str, plugin: str) -> None:
+def test_plugin_that_would_call_itself(tmp_path: Path, netns: str, command: str) -> None:
     """`ipam.type` by mistake: each call would begin another one, without an end."""
 
     async def check(hostile: Hostile) -> None:
-        answer = await hostile.ask(command, {"ipam": {"type": plugin}, "cni.dev/valid-attachments": []})
+        answer = await hostile.ask(command, {"ipam": {"type": "weave-net"}, "cni.dev/valid-attachments": []})
         if command in ("ADD", "STATUS"):
             assert answer.code == 7
             assert "ipam" in answer.document["msg"]
@@ -299,6 +301,20 @@ def test_call_that_takes_too_long_is_answered(tmp_path: Path, netns: str, monkey
     with_daemon(check, tmp_path, netns)
 
 
+def test_stuck_caller_that_reads_nothing(tmp_path: Path, netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the last word fits into the socket: the connection is closed all the same."""
+    monkeypatch.setattr("weave_cni.server.CALL_LIMIT_S", 0.3)
+
+    async def check(hostile: Hostile) -> None:
+        config = {**HOST_LOCAL, "dns": {"search": ["x" * 1000] * 1000}}
+        caller = await trio.to_thread.run_sync(hostile.call, "STATUS", config)
+        await trio.sleep(4)
+        with pytest.raises(OSError, match="Broken pipe"):
+            await caller.done()
+
+    with_daemon(check, tmp_path, netns)
+
+
 @pytest.mark.parametrize("when", ["before the answer", "while the plugin runs", "half an answer"])
 def test_caller_that_dies_in_a_delegated_add(tmp_path: Path, netns: str, when: str) -> None:
     async def check(hostile: Hostile) -> None:
@@ -335,7 +351,7 @@ def test_late_end_of_a_dead_call_leaves_its_successor_alone(
         # The name server does not listen in this daemon of fakes, for which an ADD waits a moment.
         first = hostile.call("ADD")
         with trio.fail_after(5):
-            while not await hostile.attachments():
+            while not await hostile.attachments():  # noqa: ASYNC110
                 await trio.sleep(0.01)
         first.close()
         assert (await hostile.ask("DEL")).status == 0
@@ -370,6 +386,39 @@ def test_daemon_that_stops_in_the_middle_of_an_add_leaves_nothing(tmp_path: Path
     with_daemon(check, tmp_path, netns, dns=True)
 
 
+@pytest.mark.parametrize("delay_s", [0, 0.003, 0.01, 0.03, 0.06])
+@pytest.mark.parametrize("plugin", ["weave-net", "weave-ipam"])
+def test_next_daemon_knows_what_callers_of_the_last_were_told(
+    tmp_path: Path, netns: str, plugin: str, delay_s: float
+) -> None:
+    fakes, told = FakeWiring(), set()
+
+    def names(number: int) -> dict[str, str]:
+        return {"WEAVE_CNI_PLUGIN": plugin, "CNI_CONTAINERID": f"c{number}", "CNI_IFNAME": f"eth{number}"}
+
+    async def stop(hostile: Hostile) -> None:
+        callers = {number: hostile.call("ADD", None, **names(number)) for number in range(12)}
+        await trio.sleep(delay_s)
+        await hostile.daemon.call(lambda client: client.post("/stop"))
+        for number, caller in callers.items():
+            with suppress(GoneError):
+                if (await caller.answer()).status == 0:
+                    told.add(number)
+        await hostile.daemon.ended.wait()
+
+    async def check(hostile: Hostile) -> None:
+        owners = {f"c{number}" if plugin == "weave-net" else f"cni:weave:c{number}:eth{number}" for number in told}
+        assert (await hostile.owned()).keys() == owners
+        assert {known["id"] for known in await hostile.attachments()} == (owners if plugin == "weave-net" else set())
+        assert len(hostile.links) == (len(told) if plugin == "weave-net" else 0)
+        for number in told:
+            assert (await hostile.ask("DEL", None, **names(number))).status == 0
+        await hostile.check_nothing_left()
+
+    with_daemon(stop, tmp_path, netns, fakes)
+    with_daemon(check, tmp_path, netns, fakes)
+
+
 @pytest.mark.parametrize(
     "data", [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x09", b"\0\0\0\0\0\0\0\0", b"\0\0\0\x04\xff=\xfe\0\0\0\0\0"]
 )
@@ -394,7 +443,7 @@ def test_many_descriptors(tmp_path: Path, netns: str) -> None:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         for count in (2, 5, 200):
             for first in (b"", b"\0\0\0\x10"):
-                with socket.socket(socket.AF_UNIX) as sock, Path(netns).open("rb") as namespace:
+                with socket.socket(socket.AF_UNIX) as sock, Path(netns).open("rb") as namespace:  # noqa: ASYNC230
                     sock.connect(str(hostile.path))
                     if first:
                         sock.sendall(first)
@@ -407,11 +456,11 @@ def test_many_descriptors(tmp_path: Path, netns: str) -> None:
     with_daemon(check, tmp_path, netns)
 
 
-def test_thousand_callers_that_say_nothing(tmp_path: Path, netns: str) -> None:
+def test_many_callers_that_say_nothing(tmp_path: Path, netns: str) -> None:
     async def check(hostile: Hostile) -> None:
         silent = [hostile.send(b"", "DEL") for _ in range(400)]
         with trio.fail_after(10):
-            (await hostile.ask("ADD")).result
+            assert (await hostile.ask("ADD")).status == 0
         for caller in silent:
             caller.close()
 
@@ -427,7 +476,7 @@ def test_second_address_that_is_refused_leaves_the_first(tmp_path: Path, netns: 
 
     async def check(hostile: Hostile) -> None:
         foreign = {"WEAVE_CNI_PLUGIN": "weave-ipam"}
-        assert (await hostile.ask("ADD", **foreign)).status == 0
+        assert (await hostile.ask("ADD", None, **foreign)).status == 0
         before = await hostile.owned()
         assert (await hostile.ask("ADD", config, **foreign)).status == 1
         assert before == await hostile.owned() != {}
@@ -440,7 +489,7 @@ def test_second_add_at_the_same_time_leaves_the_first(tmp_path: Path, netns: str
     async def check(hostile: Hostile) -> None:
         for number in range(5):
             names = {"WEAVE_CNI_PLUGIN": plugin, "CNI_CONTAINERID": f"c{number}", "CNI_IFNAME": f"eth{number}"}
-            callers = [hostile.call("ADD", **names) for _ in range(3)]
+            callers = [hostile.call("ADD", None, **names) for _ in range(3)]
             answers = [await caller.answer() for caller in callers]
             good = [answer for answer in answers if answer.status == 0]
             assert len(good) == 1
@@ -483,13 +532,14 @@ def test_whenever_an_add_is_cancelled_nothing_is_left(
         canceller.finished = not scope.cancel_called
         canceller.scope, canceller.steps = None, 0
 
-    config: dict[str, Any] = {
+    configs: dict[str, dict[str, Any]] = {
         "weave-net": {},
         "with names": {"runtimeConfig": {"aliases": ["a", "b"]}, "dns": {"nameservers": ["10.0.0.1"]}},
         "weave-ipam": {},
         "several addresses": {"runtimeConfig": {"ips": ["10.32.0.77", "10.32.0.78", "10.32.0.79"]}},
         "delegated": HOST_LOCAL,
-    }[kind]
+    }
+    config = configs[kind]
     plugin = "weave-ipam" if kind in ("weave-ipam", "several addresses") else "weave-net"
 
     async def attempt(hostile: Hostile) -> bool:
@@ -508,7 +558,7 @@ def test_whenever_an_add_is_cancelled_nothing_is_left(
             canceller.steps = step
             told = await attempt(hostile)
             with trio.fail_after(5):
-                while canceller.steps:  # the caller is answered before the daemon is done
+                while canceller.steps:  # noqa: ASYNC110 - answered before the daemon is done
                     await trio.sleep(0.01)
             if not told:
                 await hostile.check_nothing_left()

@@ -1,4 +1,4 @@
-"""Deletions that wait for the daemon, as files, and the executables' part that needs no daemon: bad, strange, too many."""
+"""Deletions that wait for the daemon, as files, and the executables' part that needs no daemon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import resource
 import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,12 +16,14 @@ import pytest
 from cni_plugin.hostile_caller import Hostile, standard_input, with_daemon
 from lab.namespace import Namespace
 from weave_cni.install import install_plugins
-from weave_cni.server import PENDING
+from weave_cni.pending import PENDING
 from weave_cni.wire import encode_call
 from weave_net.testing.wirings import FakeWiring
+from weave_router.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.root
 
@@ -172,6 +173,61 @@ def test_record_of_another_network_leaves_the_interface_alone(tmp_path: Path, ne
     path = record(pending, {"name": "another"})
     with_daemon(check, tmp_path, netns, fakes)
     assert not path.exists()
+
+
+def refuse_to_detach(fakes: FakeWiring, interface: str) -> Any:
+    """Let the host refuse to remove interfaces of this name, until the function that is returned is called."""
+    detach = fakes.host.detach
+
+    async def refuse(namespace: Any, name: str, *arguments: Any) -> Any:
+        if name == interface:
+            raise HostError("the device is busy")
+        return await detach(namespace, name, *arguments)
+
+    fakes.host.detach = refuse  # type: ignore[method-assign, assignment]
+
+    def allow() -> None:
+        fakes.host.detach = detach  # type: ignore[method-assign]
+
+    return allow
+
+
+def test_record_that_cannot_be_done_yet_does_not_hit_the_next_attachment(
+    tmp_path: Path, netns: str, pending: Path
+) -> None:
+    """It is older than an ADD that came later, whenever it is tried again."""
+    fakes = FakeWiring()
+    allow = refuse_to_detach(fakes, "eth0")
+    record(pending)
+
+    async def check(hostile: Hostile) -> None:
+        added = (await hostile.ask("ADD")).status == 0  # it may be refused until the record is done
+        allow()
+        assert (await hostile.ask("ADD", CNI_CONTAINERID="db", CNI_IFNAME="eth1")).status == 0
+        assert added == ("web" in {known["id"] for known in await hostile.attachments()})
+
+    async def later(hostile: Hostile) -> None:
+        assert {known["id"] for known in await hostile.attachments()} >= {"db"}
+
+    with_daemon(check, tmp_path, netns, fakes)
+    with_daemon(later, tmp_path, netns, fakes)
+
+
+def test_record_that_cannot_be_done_is_told_of_once(
+    tmp_path: Path, netns: str, pending: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others are added meanwhile, and the log does not fill."""
+    fakes = FakeWiring()
+    refuse_to_detach(fakes, "eth0")
+    record(pending)
+    (pending / "2").mkdir()
+
+    async def check(hostile: Hostile) -> None:
+        for number in range(5):
+            assert (await hostile.ask("ADD", CNI_CONTAINERID=f"c{number}", CNI_IFNAME=f"net{number}")).status == 0
+
+    with_daemon(check, tmp_path, netns, fakes)
+    assert len([entry for entry in caplog.records if str(pending) in entry.getMessage()]) <= 2
 
 
 # The executables' part

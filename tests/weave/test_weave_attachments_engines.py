@@ -167,6 +167,17 @@ async def test_end_for_an_engine_to_move(world: World) -> None:
 
 
 @in_a_world
+async def test_end_that_vanished_with_its_container_is_not_missed(world: World) -> None:
+    """The engine was told nothing could be deleted while no daemon ran, and has forgotten it."""
+    await world.put(DOCKER)
+    await world.host.remove_device(SIDE)
+    again = world.restarted()
+    await again.adopt()
+    assert again.list() == ()
+    assert await world.store.read() == {}
+
+
+@in_a_world
 async def test_address_that_others_see_to_must_be_given(world: World) -> None:
     with pytest.raises(AttachmentError, match="give an address"):
         await world.put(DOCKER, addresses=("net:default",))

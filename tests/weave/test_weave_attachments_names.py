@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from weave.http_asker import WEB, Answer, Asker, on_socket, with_daemon
+from weave_dns.entries import Bond
 from weave_dns.errors import InvalidName, OutsideDomain, TooMany
 from weave_dns.service import Names
 from weave_dns.settings import DnsSettings
@@ -119,8 +120,9 @@ class World:
         return await self.attachments.delete(key, interface, addresses)
 
     async def add(self, address: str, name: str, container: str = "web") -> None:
-        """`weave dns-add`."""
-        await self.names.add(container, ip_address(address), name)
+        """By hand, as `weave dns-add` does: names of a container go with it."""
+        bond = Bond.CONTAINER if container == "web" else Bond.NOTHING
+        await self.names.add(container, ip_address(address), name, bond=bond)
 
     def known(self) -> dict[str, list[str]]:
         """The addresses of each name."""
@@ -321,6 +323,15 @@ async def test_names_by_hand_go_with_the_address(world: World) -> None:
     assert world.known() == {NAME: ["10.2.2.5"], OTHER: ["10.2.1.5"]}, "that of nobody's is another matter"
     await world.delete()
     assert world.known() == {OTHER: ["10.2.1.5"]}
+
+
+@in_a_world
+async def test_names_that_others_see_to_outlive_the_attachment(world: World) -> None:
+    """Such as those of a container on one of Docker's networks, which is also attached by hand for a while."""
+    await world.put("10.2.1.5/24", fqdn=None)
+    await world.names.add("web", ip_address("10.40.0.7"), NAME)
+    await world.delete()
+    assert world.known() == {NAME: ["10.40.0.7"]}
 
 
 @in_a_world

@@ -70,6 +70,12 @@ def succeeds(result: Result) -> str:
     return result.stdout
 
 
+def finds_nothing(result: Result) -> str:
+    """Standard error of a command that had nothing to do, which is no failure."""
+    assert (result.exit_code, result.stdout) == (0, "")
+    return result.stderr
+
+
 def fails(result: Result) -> str:
     """The one line on standard error of a command that failed."""
     assert (result.exit_code, result.stdout) == (1, ""), result.output
@@ -83,20 +89,20 @@ def test_expose_and_hide_print_plain_addresses(cli: Cli) -> None:
     assert address.count("\n") == 1
     assert succeeds(cli("expose")) == succeeds(cli("expose", "net:default")) == address
     assert succeeds(cli("hide")) == address
-    assert succeeds(cli("hide")) == "\n"
+    assert "no such address" in finds_nothing(cli("hide"))
 
 
 def test_all_forms(cli: Cli) -> None:
     words = succeeds(cli("expose", "10.2.1.5/24", "net:10.33.0.0/24", "ip:fd00::5/64", "10.2.1.5/24")).split()
     assert (words[0], words[1].rpartition(".")[0], words[2:]) == ("10.2.1.5", "10.33.0", ["fd00::5"])
-    assert succeeds(cli("hide")) == "\n", "none of them is in the default subnet"
+    assert finds_nothing(cli("hide")), "none of them is in the default subnet"
     assert succeeds(cli("hide", "fd00::5", "10.2.1.5/24", words[1])) == f"10.2.1.5 {words[1]} fd00::5\n"
 
 
 def test_options_of_weave_net(cli: Cli) -> None:
     assert succeeds(cli("expose", "10.2.1.5/24", "--without-masquerade")) == "10.2.1.5\n"
     assert succeeds(cli("expose", "-without-masquerade", "10.2.1.5/24")) == "10.2.1.5\n"
-    assert "none are translated today" in " ".join(succeeds(cli("expose", "--help")).split())
+    assert "translate" in succeeds(cli("expose", "--help"))
 
 
 @pytest.mark.parametrize("option", [("-h", "gate.weave.local"), ("-h=gate.weave.local",)])

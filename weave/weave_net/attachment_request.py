@@ -133,6 +133,8 @@ def parse_interface_address(text: str) -> str:
         raise AttachmentError(f"{text!r} is no address of an interface: {error}") from error
     if address.ip.is_multicast or address.ip.is_unspecified or address.ip.is_loopback:
         raise AttachmentError(f"{text} cannot be the address of a container")
+    if address.version == 4 and address.network.prefixlen < 31 and address.ip == address.network.network_address:
+        raise AttachmentError(f"{text} is the address of the subnet itself; net:{text} means any address of it")
     if getattr(address, "scope_id", None):
         raise AttachmentError(f"{text}: a zone is not possible here")
     return str(address)

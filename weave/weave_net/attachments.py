@@ -103,7 +103,9 @@ class Attachments:
         for key, value in (await self._store.read(KEY_PREFIX)).items():
             attachment = Attachment.from_record(key, value)
             gone = self._is_gone(attachment)
-            if gone and not (attachment.keep and attachment.boot == self._boot):
+            # What an engine moved into a container and is there no more, it does not miss: it makes a new one.
+            lost = bool(attachment.peer) and attachment.host_interface not in existing
+            if gone and (lost or not (attachment.keep and attachment.boot == self._boot)):
                 _log.info("%s of %s: its namespace is gone", attachment.interface, attachment.id)
                 await self._store.write({key: None})
                 await self._addresses.release(attachment.recorded_for, attachment.addresses)
@@ -239,7 +241,7 @@ class Attachments:
         there = tuple(route for route in wanted.routes if route.for_host() in info.routes)
         made = replace(wanted, mac=info.mac, mtu=info.mtu, host_mac=info.host_mac, routes=there)
         if made != known:
-            await self._remember(made, info, known)
+            await self._remember(made, info, known, request.namespace)
         return made
 
     async def _gateway_of(
@@ -326,11 +328,17 @@ class Attachments:
         left = tuple(text for text in known.addresses if text not in unwanted)
         if addresses and not unwanted:
             return ()
+        if left and self._is_gone(known):
+            raise AttachmentConflict(
+                f"{interface} of {attachment_id} cannot lose single addresses, since its namespace cannot be opened at "
+                f"{known.netns or known.peer}; remove all of them"
+            )
         remaining = replace(known, addresses=left) if left else None
         await self._store_change(known, remaining)
         try:
             # The namespace may have gone and its path may lead to another one by now.
-            netns = None if self._is_gone(known) else known.netns
+            # With the last address the interface goes, for which nobody has to look into the container.
+            netns = known.netns if left else None
             await self._host.detach(netns, interface, host_interface, unwanted if left else ())
         except HostError:
             await self._store_change(known, known)
@@ -391,9 +399,11 @@ class Attachments:
         if known is None:
             return None
         if known.namespace_identity == identity and known.peer == request.peer:
-            if request.create and known.host_interface in await self._host.list_attached(self.bridge):
+            if not request.create:
+                return known
+            if known.host_interface in await self._host.list_attached(self.bridge):
                 raise AttachmentConflict(f"{attachment_id} has an interface {interface} already")
-            return known
+            return None  # it was taken away by other hands, or with the last namespace of this number
         by_path = not known.peer and not known.by_descriptor
         alive = (
             not self._is_gone(known) if by_path else known.host_interface in await self._host.list_attached(self.bridge)
@@ -405,14 +415,16 @@ class Attachments:
             )
         return None  # a container that was started anew: its old interface went with its old namespace
 
-    async def _remember(self, made: Attachment, info: VethInfo, known: Attachment | None) -> None:
+    async def _remember(
+        self, made: Attachment, info: VethInfo, known: Attachment | None, namespace: str | None
+    ) -> None:
         try:
             await self._store_change(made, made)
         except StoreError:
             added = () if known is None else tuple(a for a in made.addresses if a not in known.addresses)
             if known is None or added:
                 try:
-                    await self._host.detach(made.netns or None, made.interface, info.host_interface, added)
+                    await self._host.detach(namespace, made.interface, info.host_interface, added)
                 except HostError as error:
                     _log.warning("%s of %s could not be taken back: %s", made.interface, made.id, error)
             raise

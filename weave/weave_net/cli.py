@@ -55,6 +55,9 @@ COMMANDS = {
 COMPLETION_VARIABLE = "_WEAVE_COMPLETE"
 """Set while a shell asks what fits at a place of the command line (`completion`)."""
 
+ALIASES = frozenset({"setup"})
+"""Names of Weave Net 2.8 for what has another name here; not listed."""
+
 _PROXY = "the Docker API proxy is gone; attach containers through CNI, the Docker network plugin or 'weave attach'"
 _DAEMON = "router, proxy and plugin are one daemon; use 'weave launch' and 'weave stop'"
 _LATER = "it is not part of this release"
@@ -74,7 +77,7 @@ class WeaveGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, sorted."""
-        return sorted(COMMANDS)
+        return sorted(COMMANDS.keys() - ALIASES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a subcommand."""

@@ -63,9 +63,9 @@ class ContainerNames:
             await self.remove(container, address)
 
     async def remove_container(self, container: str) -> None:
-        """Forget all names of a container."""
+        """Forget all names that go with a container; those that somebody else sees to stay, as Docker's driver."""
         if self._names is not None:
-            await self._names.remove(container)
+            await self._names.remove_bound(container)
 
     async def keep_attached(self, present: Mapping[str, Container[Address]]) -> None:
         """At start: forget names of attachments that are gone. `present`: addresses of those that are there, by id."""

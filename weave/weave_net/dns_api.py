@@ -116,14 +116,15 @@ class DnsApi:
         return JsonResponse(entries or None)
 
     async def add(self, request: Request) -> Response:
-        """Give an address of a container a name."""
+        """Give an address of a container a name; with `own=true` it stays when the container is detached."""
         dns, form = self._dns, await read_form(request)
         address = _address(request.path_params["address"])
         strict, check_alive = truth_value(form, "strict"), truth_value(form, "check-alive")
         name, container = form.get("fqdn", [""])[-1], request.path_params["id"]
         try:
             if name or strict:
-                bond = Bond.CONTAINER if self._is_attached(container) else Bond.NOTHING
+                goes_along = self._is_attached(container) and not truth_value(form, "own")
+                bond = Bond.CONTAINER if goes_along else Bond.NOTHING
                 await dns.names.add(container, address, name, bond=bond)
                 # Asked afterwards: a container that ends in between must not leave a name.
                 if check_alive and await self._is_dead(container):

@@ -38,7 +38,7 @@ def not_a_bridge(name: str, kind: str) -> HostError:
 
 def no_bridge(name: str) -> HostError:
     """The bridge is not there."""
-    return HostError(f"there is no bridge {name} on this host; start the router with `weave launch`")
+    return HostError(f"there is no bridge {name} on this host; restart the router with `weave stop` and `weave launch`")
 
 
 def no_device(name: str) -> HostError:
@@ -136,7 +136,9 @@ def vxlan_in_use(port: int, vni: int) -> HostError:
 
 def not_a_port(device: str, bridge: str) -> HostError:
     """The device has left the bridge."""
-    return HostError(f"{device} is no port of the bridge {bridge} any more; restart the router with `weave launch`")
+    return HostError(
+        f"{device} is no port of the bridge {bridge} any more; restart the router with `weave stop` and `weave launch`"
+    )
 
 
 def not_a_station(mac: bytes) -> HostError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from weave_net.attachment_request import (
     DEFAULT_SUBNET,
@@ -163,11 +164,28 @@ def detach(
     if attachment_id is None:
         _check_one(name, netns, pid)
     unwanted = [parse_detached_address(text) for text in addresses]
+    chosen = ctx.get_parameter_source("interface") is not ParameterSource.DEFAULT
     with daemon_client(ctx, run_dir) as client:
         key = attachment_id or _attached_id(client, name, netns, pid)
         check_key(key, interface)
-        removed = client.delete_attachment(key, interface, unwanted)
-    click.echo(_plain(removed))
+        removed: list[str] = []
+        for each in [interface] if chosen else _interfaces(client.attachments(), key, interface):
+            removed += client.delete_attachment(key, each, unwanted)
+        by_docker = not removed and any(
+            entry["id"] == key and entry["owner"] == "docker" for entry in _by_container(client.attachments())
+        )
+    if removed:
+        click.echo(_plain(removed))
+    elif by_docker:
+        click.echo(f"{name or key} is on a network of Docker's: 'docker network disconnect' takes it off", err=True)
+    else:
+        click.echo(f"nothing of {name or key} was there to take away; 'weave ps' lists what is", err=True)
+
+
+def _interfaces(attachments: Iterable[dict[str, Any]], key: str, usual: str) -> list[str]:
+    """The interfaces that are meant when none is named: the usual one, or whatever there is if it is not there."""
+    present = [entry["interface"] for entry in attachments if entry["id"] == key]
+    return [usual] if usual in present or not present else present
 
 
 @click.command(cls=WeaveCommand)
@@ -267,9 +285,12 @@ def _attached_id(client: DaemonClient, name: str | None, netns: str | None, pid:
 
 def attached_id(attachments: Iterable[dict[str, Any]], text: str) -> str | None:
     """The id of attachments that a text names; None if there is none. Raises `AttachmentError` for several."""
-    ids = {entry["id"] for entry in attachments if is_meant(entry["id"], text)}
+    listed = list(attachments)
+    ids = {entry["id"] for entry in listed if is_meant(entry["id"], text)}
+    if not ids:  # containerd's CNI ids begin with its namespace: default-web
+        ids = {entry["id"] for entry in listed if entry["owner"] == "cni" and entry["id"].endswith(f"-{text}")}
     if len(ids) > 1:
-        raise AttachmentError(f"{text} is the beginning of several ids: {', '.join(sorted(ids))}")
+        raise AttachmentError(f"{text} may mean several: {', '.join(sorted(ids))}")
     return ids.pop() if ids else None
 
 

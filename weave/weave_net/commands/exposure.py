@@ -48,7 +48,10 @@ def hide(ctx: click.Context, addresses: tuple[str, ...], run_dir: Path | None) -
     unwanted = [parse_detached_address(text) for text in addresses]
     with daemon_client(ctx, run_dir) as client:
         removed = client.hide(unwanted)
-    click.echo(_plain(removed))
+    if removed:
+        click.echo(_plain(removed))
+    else:
+        click.echo("this host had no such address on the network; 'weave ps' shows those that it has", err=True)
 
 
 def _plain(addresses: Iterable[str]) -> str:
