@@ -23,7 +23,7 @@ import trio
 from weave_cni.daemon_api import DaemonApi
 from weave_cni.errors import CniError, Code
 from weave_cni.operations import UNDO_LIMIT_S, Call, Operations
-from weave_cni.pending import PENDING
+from weave_cni.pending import PENDING, record_name
 from weave_cni.request import Request, parse_request, version_of
 from weave_cni.versions import NEWEST
 from weave_cni.wire import (
@@ -65,7 +65,6 @@ class CniServer:
         self._operations = Operations(DaemonApi(api))
         self._socket = sock
         self._pending = run_directory / PENDING
-        self._pending_turn = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve; started once calls are accepted and what was pending is done."""
@@ -113,7 +112,7 @@ class CniServer:
             request = parse_request(environment, standard_input)
             caller.require()  # what it asked for while we were stopped, it has left a record of, or will ask again
             if request.command == "ADD":
-                await self._do_pending()  # a record of its name that came later than our start is older than this call
+                await self._do_earlier(request)
             call = await self._call(caller, request)
             try:
                 printed = _encoded(await self._operations.serve(call))
@@ -168,13 +167,26 @@ class CniServer:
         return Call(request, delegate, None if _leads_to(request.netns, there) else caller.namespace)
 
     async def _do_pending(self) -> None:
-        """Finish the deletions that were asked for while no daemon ran, or none answered."""
-        if not self._pending.is_dir():
-            return
-        async with self._pending_turn:
+        """Finish the deletions that were asked for while no daemon ran."""
+        if self._pending.is_dir():
             for record in sorted(self._pending.iterdir()):
                 if not record.name.startswith("."):  # one that is being written: its caller will find the socket
                     await self._finish(record)
+
+    async def _do_earlier(self, request: Request) -> None:
+        """Before an ADD: the deletion of the same name that came when we did not answer, or that failed.
+
+        Later it would delete what is added now. Raises `CniError` if it fails again.
+        """
+        names = (request.plugin, request.network, request.container, request.interface)
+        record = self._pending / record_name(*names)
+        try:
+            await self._do_record(record)
+        except FileNotFoundError:
+            return
+        except (WireError, OSError) as error:
+            _log.warning("the CNI call in %s cannot be finished: %s", record, error)
+        record.unlink(missing_ok=True)
 
     async def _finish(self, record: Path) -> None:
         """Do one; it is kept for later if it may succeed then."""

@@ -17,6 +17,7 @@ from cni_plugin.hostile_caller import Hostile, standard_input, with_daemon
 from lab.namespace import Namespace
 from weave_cni.install import install_plugins
 from weave_cni.pending import PENDING
+from weave_cni.pending import record_name
 from weave_cni.wire import encode_call
 from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
@@ -48,7 +49,7 @@ def pending(tmp_path: Path) -> Path:
 def record(
     pending: Path, config: dict[str, Any] | bytes | None = None, *, name: str = "1", **changes: str | None
 ) -> Path:
-    """Leave a record."""
+    """Leave a record; executables name them by what they are about, see `record_name`."""
     environment = Hostile.environment(Hostile(None, ""), "DEL", **changes)  # type: ignore[arg-type]
     path = pending / name
     path.write_bytes(encode_call(environment, standard_input(config)))
@@ -148,7 +149,7 @@ def test_record_that_was_done_does_not_hit_the_next_attachment(tmp_path: Path, n
 
     async def live(hostile: Hostile) -> None:
         assert (await hostile.ask("ADD")).status == 0
-        record(pending)
+        record(pending, name=record_name("weave-net", "weave", "web", "eth0"))
         assert (await hostile.ask("DEL")).status == 0
         assert (await hostile.ask("ADD")).status == 0
 

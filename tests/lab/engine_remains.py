@@ -88,6 +88,8 @@ def _links(host: EngineHost) -> list[str]:
 
 
 def _line(entry: Any) -> str:
+    if isinstance(entry, dict) and str(entry.get("set", {}).get("name", "")).startswith("vxlan_"):
+        entry = {"set": {**entry["set"], "elem": "whoever is heard at the moment"}}
     return json.dumps(_steady(entry), sort_keys=True)
 
 
