@@ -1,6 +1,6 @@
 """Runs all tests that this machine can run; `make test` calls it. Arguments are passed on to pytest.
 
-Without arguments, as root, those that mostly wait (marked `waits`) run beside the others, and those that measure (`alone`)
+Without arguments, as root, those that mostly wait (marked `waits`) run beside the others, those that measure (`alone`)
 when all others have ended; with arguments, all that they mean run one after the other.
 
 Exit status: pytest's own when something failed; 3 when tests were left out for lack of root; 4 when tests

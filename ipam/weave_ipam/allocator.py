@@ -30,6 +30,7 @@ from weave_router.wire.peer_name import PeerName, format_peer_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from weave_ipam.ranges import Network
     from weave_ipam.settings import IpamSettings
     from weave_ipam.stored import Stored
     from weave_router.control.random_source import RandomSource

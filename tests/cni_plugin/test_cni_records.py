@@ -16,8 +16,7 @@ import pytest
 from cni_plugin.hostile_caller import Hostile, standard_input, with_daemon
 from lab.namespace import Namespace
 from weave_cni.install import install_plugins
-from weave_cni.pending import PENDING
-from weave_cni.pending import record_name
+from weave_cni.pending import PENDING, record_name
 from weave_cni.wire import encode_call
 from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
