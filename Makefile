@@ -67,7 +67,7 @@ lock:
 
 wheel: $(VENV)/installed
 	@rm -rf dist
-	$(BIN)/python -m build --wheel --no-isolation --quiet
+	$(BIN)/python -m build --no-isolation --quiet
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
