@@ -237,6 +237,11 @@ class Ipam:
         records = self._allocator.leases.records
         return {key: tuple(self._interface(lease) for lease in record.leases) for key, record in records.items()}
 
+    def owned_by(self, identifier: str) -> tuple[Interface, ...]:
+        """The identifier's addresses, in all subnets."""
+        record = self._allocator.leases.records.get(identifier)
+        return () if record is None else tuple(self._interface(lease) for lease in record.leases)
+
     async def leave(self) -> str | None:
         """Hand all space over before this peer stops for good; who got it, None where nobody was there.
 

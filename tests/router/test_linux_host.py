@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +23,16 @@ from weave_router.host import netlink_thread, veth
 from weave_router.host.address_watch import SETTLE_S
 from weave_router.host.announce import announcement
 from weave_router.host.linux import LinuxHost
+from weave_router.host.netlink import Netlink
 from weave_router.host.netlink_thread import NetlinkThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from ipaddress import IPv4Interface, IPv6Interface
 
     from lab.host_worlds import Check, World
     from weave_router.doors import Host
-    from weave_router.host.netlink import Link, Netlink
+    from weave_router.host.netlink import Link
 
 MAC = "7a:00:00:00:00:01"
 MTU = 1376
@@ -300,41 +303,91 @@ async def test_watch_that_was_broken_off_before_its_look_looks_again(host: Host,
     async with host.watch_addresses("weave") as changes:
         await anext(changes)
         ip("addr", "add", "10.2.1.5/24", "dev", "weave")
-        look, scope = changes._look, trio.CancelScope()  # type: ignore[attr-defined]
+        scope = trio.CancelScope()
 
-        async def broken_off() -> None:
+        async def broken_off(*_: object) -> None:
             scope.cancel()
             await trio.lowlevel.checkpoint()
 
-        changes._look = broken_off  # type: ignore[attr-defined]
-        with scope:
+        with pytest.MonkeyPatch.context() as patch, scope:
+            patch.setattr(NetlinkThread, "run", broken_off)
             await anext(changes)
-        changes._look = look  # type: ignore[attr-defined]
+        assert scope.cancelled_caught
         with trio.fail_after(10):
             assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
 
 
 @on_linux
-async def test_watch_looks_seldom_while_other_devices_come_and_go(host: Host, world: World) -> None:
+async def test_watch_looks_only_when_the_bridge_is_concerned(host: Host, world: World) -> None:
     await host.ensure_bridge("weave", MAC, MTU)
-    looks = 0
+    container = world.start_container()
     async with host.watch_addresses("weave") as changes:
         await anext(changes)
-        look = changes._look  # type: ignore[attr-defined]
+        with counted_lists() as looks:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(anext, changes)
+                for i in range(10):
+                    await host.join_bridge(_new_tap(world, i), "weave", mtu=MTU, isolated=False)
+                ip("link", "del", "tap3")
+                ip("addr", "add", "10.2.1.7/24", "dev", "tap1")
+                ip("link", "set", "weave", "mtu", "1400")
+                await host.attach(request(container))
+                await host.detach(container, "ethwe", "vethwe00000001", ())
+                await trio.sleep(3 * SETTLE_S)
+                nursery.cancel_scope.cancel()
+            assert looks() == 0
+        ip("addr", "add", "10.2.1.5/24", "dev", "weave")
+        with trio.fail_after(10):
+            assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
 
-        async def counted() -> object:
-            nonlocal looks
-            looks += 1
-            return await look()
 
-        changes._look = counted  # type: ignore[attr-defined]
+@on_linux
+async def test_watch_looks_seldom_while_many_addresses_change(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    async with host.watch_addresses("weave") as changes:
+        await anext(changes)
         began = time.monotonic()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(anext, changes)
-            for i in range(40):
-                await host.join_bridge(_new_tap(world, i), "weave", mtu=MTU, isolated=False)
-            nursery.cancel_scope.cancel()
-        assert 1 <= looks <= (time.monotonic() - began) / SETTLE_S + 1
+        with counted_lists() as looks:
+            for i in range(1, 21):
+                ip("addr", "add", f"10.2.{i}.1/24", "dev", "weave")
+            with trio.fail_after(10):
+                while len(await anext(changes)) < 20:
+                    pass
+            assert 1 <= looks() <= (time.monotonic() - began) / SETTLE_S + 1
+
+
+@on_linux
+async def test_watch_follows_the_name_of_the_bridge(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    ip("addr", "add", "10.2.1.5/24", "dev", "weave")
+    async with host.watch_addresses("weave") as changes:
+        with trio.fail_after(10):
+            assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
+            ip("link", "set", "weave", "name", "elsewhere")
+            assert await anext(changes) == ()
+            ip("link", "add", "another", "type", "bridge")
+            ip("addr", "add", "10.2.1.6/24", "dev", "another")
+            ip("link", "set", "another", "name", "weave")
+            assert await anext(changes) == (ip_interface("10.2.1.6/24"),)
+            ip("link", "del", "weave")
+            assert await anext(changes) == ()
+            ip("link", "set", "elsewhere", "name", "weave")
+            assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
+
+
+@contextmanager
+def counted_lists() -> Iterator[Callable[[], int]]:
+    """Tells how often addresses of the host's devices were listed."""
+    count, listed, host_thread = 0, Netlink.addresses, "netlink"
+
+    def counted(netlink: Netlink, index: int) -> list[IPv4Interface | IPv6Interface]:
+        nonlocal count
+        count += threading.current_thread().name == host_thread
+        return listed(netlink, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Netlink, "addresses", counted)
+        yield lambda: count
 
 
 def _new_tap(world: World, number: int) -> str:

@@ -115,4 +115,4 @@ class ContainerAddresses:
 
     def recorded(self, holder: str) -> set[Address]:
         """The addresses that are recorded for the holder."""
-        return set() if self._ipam is None else {address.ip for address in self._ipam.owned().get(holder, ())}
+        return set() if self._ipam is None else {address.ip for address in self._ipam.owned_by(holder)}

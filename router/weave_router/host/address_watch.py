@@ -1,7 +1,7 @@
 """Noticing that the addresses of the bridge change, whoever changes them.
 
-A netlink socket of its own is told by the kernel (rtnetlink(7)). What it is told is not read: any message, and also
-the loss of messages, means to look again.
+A netlink socket of its own is told by the kernel (rtnetlink(7)). What concerns the bridge, what cannot be understood
+and the loss of messages mean to look again; other devices may come and go by the hundred while containers start.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import trio
 
 from weave_router.errors import HostError
 from weave_router.host import requests
-from weave_router.host.bridge_address import addresses_if_there
 from weave_router.host.netlink import explained
+from weave_router.host.rtnetlink_messages import AddressNotice, MessageError, parse, parse_notice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from weave_router.host.requests import Address
 
 SETTLE_S = 0.05
-"""At most one look in this time: other devices come and go by the hundred while containers start."""
+"""At most one look in this time: addresses may come by the dozen."""
 
 _NETLINK_ROUTE = 0
 _GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK (the bridge itself comes, goes and is renamed), RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 _MESSAGE_BYTES = 8192
-"""More than the kernel puts into one datagram; what is cut off is not missed."""
+"""More than the kernel puts into one datagram, which has a single notice."""
 
 
 @asynccontextmanager
@@ -52,6 +52,8 @@ class _Changes:
         self._bridge = bridge
         self._notices = notices
         self._last: tuple[Address, ...] | None = None
+        self._index: int | None = None
+        """The bridge's index at the last look, None if there was no bridge."""
         self._stale = True
         """Whether something may have changed since the last look; survives that a caller gives up waiting."""
 
@@ -60,20 +62,24 @@ class _Changes:
 
     async def __anext__(self) -> tuple[Address, ...]:
         while True:
-            if not self._stale:
+            while not self._stale:
                 await trio.lowlevel.wait_readable(self._notices)
                 await trio.sleep(SETTLE_S)
-                self._stale = True
-                _drain(self._notices)
+                self._stale = _drain(self._notices, self._bridge, self._index)
             # Emptied before the look, so that a change meanwhile is noticed afterwards.
-            present = await self._look()
+            self._index, present = await self._netlink.run(_look, self._bridge)
             self._stale = False
             if present != self._last:
                 self._last = present
                 return present
 
-    async def _look(self) -> tuple[Address, ...]:
-        return await self._netlink.run(addresses_if_there, self._bridge)
+
+def _look(netlink: Netlink, bridge: str) -> tuple[int | None, tuple[Address, ...]]:
+    """The bridge's index and addresses; without a bridge there are none."""
+    link = netlink.find(bridge)
+    if link is None or link.kind != "bridge":
+        return None, ()
+    return link.index, tuple(netlink.addresses(link.index))
 
 
 def _open_socket(_: Netlink) -> socket.socket:
@@ -87,12 +93,33 @@ def _open_socket(_: Netlink) -> socket.socket:
     return notices
 
 
-def _drain(notices: socket.socket) -> None:
+def _drain(notices: socket.socket, bridge: str, index: int | None) -> bool:
+    """Take all that has been told; whether some of it may concern the bridge, which had that index."""
+    concerned = False
     while True:
         try:
-            notices.recv(_MESSAGE_BYTES)
+            data, _, flags, _ = notices.recvmsg(_MESSAGE_BYTES)
         except BlockingIOError:
-            return
+            return concerned
         except OSError as error:
             if error.errno != errno.ENOBUFS:  # messages were lost: there is something to look at all the more
                 raise HostError(f"cannot watch the addresses of the bridge: {error.strerror}") from error
+            concerned = True
+        else:
+            concerned = concerned or bool(flags & socket.MSG_TRUNC) or _concerns(data, bridge, index)
+
+
+def _concerns(data: bytes, bridge: str, index: int | None) -> bool:
+    try:
+        for notice in map(parse_notice, parse(data)):
+            if notice is None:
+                continue
+            known = notice.device == index
+            if isinstance(notice, AddressNotice):
+                if known:
+                    return True
+            elif known != (notice.name == bridge) or (known and notice.gone):
+                return True
+    except MessageError:
+        return True
+    return False
