@@ -11,7 +11,7 @@ import httpx
 from weave_cni.errors import CniError, Code
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 OWNER = "cni"
 """Of our attachments, and the first part of the identifiers of addresses without an attachment."""
@@ -100,15 +100,6 @@ class DaemonApi:
         answer = await self._ask("GET", "/ipinfo/available", fine=(_NOT_NOW, _NOT_FOUND), params=parameters)
         return None if answer.status_code == httpx.codes.OK else answer.text.strip()
 
-    async def bridge_address(self, subnet: str | None) -> str:
-        """The host's address on the network, exposed for this purpose if there is none: for containers' routes."""
-        body = {"addresses": [] if subnet is None else [f"net:{subnet}"]}
-        exposed: dict[str, Any] = (await self._ask("GET", "/expose")).json()
-        present: Sequence[str] = exposed["addresses"]
-        if not present:
-            present = (await self._ask("PUT", "/expose", content=json.dumps(body))).json()["given"]
-        return present[0].partition("/")[0]
-
     async def bridge(self) -> str:
         """Name of the bridge."""
         answer = await self._ask("GET", "/expose")
@@ -116,12 +107,12 @@ class DaemonApi:
         return name
 
     async def name_server(self) -> tuple[str, str] | None:
-        """Address and domain of the name service; None where there is none, or not yet."""
-        address = await self._ask("GET", "/dns-address", fine=(_NOT_FOUND, _NOT_NOW))
+        """Address and domain of the name service, empty where it is off; None while it has no address yet."""
         domain = await self._ask("GET", "/domain", fine=(_NOT_FOUND,))
-        if address.status_code != httpx.codes.OK or domain.status_code != httpx.codes.OK:
-            return None
-        return address.text.strip(), domain.text.strip().rstrip(".")
+        if domain.status_code == _NOT_FOUND:
+            return "", ""
+        address = await self._ask("GET", "/dns-address", fine=(_NOT_NOW,))
+        return None if address.status_code == _NOT_NOW else (address.text.strip(), domain.text.strip().rstrip("."))
 
     async def _ask(self, method: str, path: str, *, fine: tuple[int, ...] = (), **arguments: Any) -> httpx.Response:
         response = await self._client.request(method, path, **arguments)

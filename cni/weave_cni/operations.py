@@ -207,6 +207,8 @@ class Operations:
                 return {}
             await trio.sleep(NAME_SERVER_POLL_S)
         address, domain = server
+        if not address:
+            return {}
         return {"nameservers": [address], "domain": domain, "search": [domain]}
 
     async def _delete(self, call: Call) -> None:
