@@ -33,6 +33,10 @@ _GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK (the bridge itself comes, goes and is renamed), RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 _MESSAGE_BYTES = 8192
 """More than the kernel puts into one datagram, which has a single notice."""
+_BUFFER_BYTES = 1 << 20
+"""Room for some hundred notices, which the kernel counts with 2 to 5 KiB each: as many as come while some dozen
+containers start. More mean a look that was not needed."""
+_SO_RCVBUFFORCE = 33
 
 
 @asynccontextmanager
@@ -86,6 +90,7 @@ def _open_socket(_: Netlink) -> socket.socket:
     with explained("watch the addresses of the bridge"):
         notices = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE)
         try:
+            notices.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
             notices.bind((0, _GROUPS))
         except OSError:
             notices.close()
