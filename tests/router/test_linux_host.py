@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -374,6 +375,17 @@ async def test_watch_follows_the_name_of_the_bridge(host: Host, world: World) ->
             assert await anext(changes) == ()
             ip("link", "set", "elsewhere", "name", "weave")
             assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
+
+
+@on_linux
+async def test_device_with_thousands_of_addresses(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    expected = [ip_interface(f"10.{i // 250}.{i % 250}.1/32") for i in range(3000)]
+    with tempfile.NamedTemporaryFile("w") as commands:
+        commands.writelines(f"addr add {address} dev weave\n" for address in expected)
+        commands.flush()
+        ip("-batch", commands.name)
+    assert await host.bridge_addresses("weave") == tuple(expected)
 
 
 @contextmanager

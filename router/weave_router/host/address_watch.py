@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -90,7 +90,8 @@ def _open_socket(_: Netlink) -> socket.socket:
     with explained("watch the addresses of the bridge"):
         notices = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE)
         try:
-            notices.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+            with suppress(PermissionError):
+                notices.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
             notices.bind((0, _GROUPS))
         except OSError:
             notices.close()

@@ -79,8 +79,7 @@ class Netlink:
     def traffic(self, name: str) -> tuple[int, int]:
         """Bytes that a device has received and sent. Raises `HostError` if there is none."""
         with explained(f"read the counters of {name}"), _ABSENT_IS_FINE:
-            request = rtnetlink_messages.get_link(name, counters=True)
-            return rtnetlink_messages.parse_traffic(self._socket.get(request))
+            return rtnetlink_messages.parse_traffic(self._socket.get(rtnetlink_messages.get_link(name)))
         raise problems.no_device(name)
 
     def links(self) -> list[Link]:
