@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+_NONE = (None, "")
+"""How runtimes and plugins write that there is no gateway."""
 _ROUTE_FIELDS_OF_OLD = ("dst", "gw")
 _SANDBOX_ONLY = ("mtu", "socketPath", "pciID")
 """Of an interface; new in 1.1.0."""
@@ -57,7 +59,7 @@ def read_result(value: Any, origin: str) -> Result:
 def _check_ip(entry: Result, origin: str) -> None:
     try:
         ip_interface(_as_text(entry.get("address")))
-        if entry.get("gateway"):
+        if entry.get("gateway") not in _NONE:
             ip_address(_as_text(entry["gateway"]))
     except ValueError as error:
         raise CniError(Code.UNDECODABLE, f"the result of {origin} has an address that is none: {error}") from error
@@ -69,7 +71,7 @@ def _check_ip(entry: Result, origin: str) -> None:
 def _check_route(entry: Result, origin: str) -> None:
     try:
         ip_network(_as_text(entry.get("dst")), strict=False)
-        if entry.get("gw"):
+        if entry.get("gw") not in _NONE:
             ip_address(_as_text(entry["gw"]))
     except ValueError as error:
         raise CniError(Code.UNDECODABLE, f"the result of {origin} has a route that is none: {error}") from error

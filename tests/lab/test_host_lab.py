@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,14 @@ with Lab() as lab:
 
 def start_script() -> tuple[subprocess.Popen[str], str]:
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    script = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=environment)
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Whoever runs the tests in the background may have Ctrl-C ignored, which children inherit.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert script.stdout is not None
     name = script.stdout.readline().strip()
     script.stdout.close()
