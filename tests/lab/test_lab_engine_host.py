@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,8 @@ def test_nothing_stays_if_the_test_process_is_ended(how: signal.Signals) -> None
         stderr=subprocess.DEVNULL,
         text=True,
         env=environment,
+        # Whoever runs the tests in the background may have Ctrl-C ignored, which children inherit.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         name, *numbers = process.stdout.readline().split()

@@ -259,7 +259,8 @@ def test_chain_that_drops_is_opened_and_kept_open(lab: Lab, program: str, before
     here, beside, there = containers(a, b)
     a.weave("expose", "10.2.1.9/24")
     if not before_launch:
-        assert reach_each_other(here, beside, there, outside)
+        # Just then the two hosts go over to the fast datapath.
+        wait_until(lambda: reach_each_other(here, beside, there, outside), 10, "all to reach each other")
         make_chain()
         foreign = rules()
 
@@ -267,7 +268,7 @@ def test_chain_that_drops_is_opened_and_kept_open(lab: Lab, program: str, before
         return without_counts(a.attempt("nft", "list", "table", "inet", "weave").stdout)
 
     wait_until(lambda: sum("weave-net" in line for line in rules()) == 4, patience_s, "our rules")
-    assert reach_each_other(here, beside, there, outside)
+    wait_until(lambda: reach_each_other(here, beside, there, outside), 10, "all to reach each other")
     wait_until(lambda: sum("elements" in line for line in table()) == 2, 10, "the fast datapath to be open")
     complete = rules(), table()
     for command in (["nft", "flush", "ruleset"], [program, "-F"]):

@@ -299,6 +299,20 @@ async def test_watch_that_lost_messages_of_the_kernel_looks_again(host: Host, wo
 
 
 @on_linux
+async def test_watch_that_heard_of_other_devices_only_looks_where_messages_were_lost(host: Host, world: World) -> None:
+    await host.ensure_bridge("weave", MAC, MTU)
+    tap = _new_tap(world, 0)
+    async with host.watch_addresses("weave") as changes:
+        await anext(changes)
+        changes._notices.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # type: ignore[attr-defined]
+        for i in range(1, 31):
+            ip("addr", "add", f"10.3.{i}.1/24", "dev", tap)
+        ip("addr", "add", "10.2.1.5/24", "dev", "weave")
+        with trio.fail_after(10):
+            assert await anext(changes) == (ip_interface("10.2.1.5/24"),)
+
+
+@on_linux
 async def test_watch_that_was_broken_off_before_its_look_looks_again(host: Host, world: World) -> None:
     await host.ensure_bridge("weave", MAC, MTU)
     async with host.watch_addresses("weave") as changes:

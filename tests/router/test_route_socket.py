@@ -6,14 +6,18 @@ import errno
 import socket
 import struct
 from collections import deque
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
+from vector_files import load
+from weave_router.doors import ContainerRoute
 from weave_router.errors import HostError
 from weave_router.host import rtnetlink_messages as rtnetlink
-from weave_router.host.netlink import explained
+from weave_router.host.netlink import Netlink, explained
 from weave_router.host.route_socket import RouteSocket
 from weave_router.host.rtnetlink_messages import MessageError
 
@@ -180,3 +184,30 @@ def test_answer_that_was_cut_off_is_told(kernel: Kernel, route_socket: RouteSock
     kernel.waiting.append((answer(1), socket.MSG_TRUNC, 0))
     with pytest.raises(MessageError, match="too long"):
         route_socket.change(CHANGE)
+
+
+def test_old_kernel_that_lists_all_devices_misleads_nobody(kernel: Kernel) -> None:
+    recorded = load("rtnetlink")
+    kernel.replies = lambda number: [
+        *(message(number, rtnetlink.RTM_NEWADDR, bytes.fromhex(text), MULTI) for text in recorded["addresses"]),
+        end(number),
+    ]
+    with Netlink() as netlink:
+        assert [str(address) for address in netlink.addresses(7)] == ["10.2.1.5/24", "10.3.0.1/32", "fd00::6/64"]
+        assert netlink.addresses(8) == []
+
+
+def test_route_counts_by_device_table_and_gateway(kernel: Kernel) -> None:
+    recorded = load("rtnetlink")
+    kernel.replies = lambda number: [
+        *(message(number, rtnetlink.RTM_NEWROUTE, bytes.fromhex(text), MULTI) for text in recorded["routes IPv4"]),
+        end(number),
+    ]
+    known = ContainerRoute(ip_network("10.8.0.0/16"), ip_address("10.2.1.1"))
+    with Netlink() as netlink:
+        assert netlink.has_route(7, known)
+        assert netlink.has_route(7, replace(known, table=1000))
+        assert not netlink.has_route(7, replace(known, table=254))
+        assert not netlink.has_route(7, replace(known, gateway=None))
+        assert not netlink.has_route(7, replace(known, destination=ip_network("10.8.0.0/24")))
+        assert not netlink.has_route(8, known)

@@ -307,6 +307,19 @@ def test_rename_tells_the_new_name() -> None:
     assert rtnetlink.parse_notice(message) == LinkNotice(2, "elsewhere", gone=False)
 
 
+def test_attribute_beyond_the_message_is_refused() -> None:
+    body = bytes.fromhex(RECORDED["addresses"][0])
+    with pytest.raises(MessageError, match="attribute's length"):
+        rtnetlink.parse_address(body[:8] + struct.pack("=HH", 200, 1) + body[12:])
+
+
+@pytest.mark.parametrize("code", [5, -4096, -(1 << 31)])
+def test_error_code_that_is_none_is_refused(code: int) -> None:
+    message = rtnetlink.Message(rtnetlink.NLMSG_ERROR, 0, 1, struct.pack("=i", code) + bytes(16))
+    with pytest.raises(MessageError, match="error code"):
+        rtnetlink.parse_refusal(message)
+
+
 def read_all(data: bytes) -> None:
     """Read bytes as all that they may be."""
     for parser in PARSERS:

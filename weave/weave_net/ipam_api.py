@@ -118,7 +118,7 @@ class IpamApi:
     async def _allocate(self, request: Request, subnet: Network | None) -> Response:
         ipam, form = self._ipam, await read_form(request)
         check_alive, identifier, wait = truth_value(form, "check-alive"), request.path_params["id"], _wait(form)
-        before = ipam.owned().get(identifier, ()) if check_alive else ()
+        before = ipam.owned_by(identifier) if check_alive else ()
         try:
             address = await _while_connected(request, lambda: ipam.allocate(identifier, subnet, wait=wait))
         except SettingsError as error:
@@ -147,7 +147,7 @@ class IpamApi:
             raise HTTPException(400, f"invalid CIDR address: {text}") from error
         if address.version != 4:
             raise HTTPException(400, "invalid Non-IPv4 address not supported: addresses of IPv6 are given by hand")
-        before = ipam.owned().get(identifier, ()) if check_alive else ()
+        before = ipam.owned_by(identifier) if check_alive else ()
         try:
             await _while_connected(request, lambda: ipam.claim(identifier, address, wait=wait, patient=patient))
         except AddressInUse as error:

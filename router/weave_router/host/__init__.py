@@ -1,1 +1,1 @@
-"""The host's network devices through pyroute2, behind the door `weave_router.doors.Host`."""
+"""The host's network devices through rtnetlink, behind the door `weave_router.doors.Host`."""

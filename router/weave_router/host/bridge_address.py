@@ -23,12 +23,6 @@ def addresses(netlink: Netlink, bridge: str) -> tuple[Address, ...]:
     return tuple(netlink.addresses(require_bridge(netlink, bridge).index))
 
 
-def addresses_if_there(netlink: Netlink, bridge: str) -> tuple[Address, ...]:
-    """As `addresses`, and none where there is no bridge."""
-    link = netlink.find(bridge)
-    return () if link is None or link.kind != "bridge" else tuple(netlink.addresses(link.index))
-
-
 def add(netlink: Netlink, bridge: str, address: Address) -> bool:
     """`doors.Host.add_bridge_address`."""
     requests.check_name(bridge)
