@@ -87,9 +87,10 @@ class LivingHost(ABC):
 
     async def stop(self) -> None:
         """End the router in good order."""
+        await self.node.router.farewell()  # while the services still serve, as in the daemon
         self.store = self.store.crash()
         self._end()
-        await self.node.stop()
+        await self.node.end()
 
     def lose_disk(self) -> None:
         """While it is down, it gets an empty disk in place of its own."""

@@ -264,6 +264,44 @@ def test_a_unicast_to_a_peer_that_has_just_died_is_not_sent_to_and_fro() -> None
     run_cluster(main)
 
 
+def test_what_was_told_just_before_an_orderly_stop_arrives() -> None:
+    """Also while routes are to be recalculated, as after a peer came: until then broadcasts wait."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        channels = Channels(cluster)
+        for number in (1, 2, 3):
+            channels.prepare(number, discovery=False)
+        _, b, _ = await cluster.start_line(3, discovery=False)
+        await wait_until(lambda: len(b.neighbours()) == 2, within=HANDSHAKE)
+        b.router.mesh.broadcast("numbers", Numbers({9}))
+        b.router.mesh.unicast("numbers", peer_name(1), b"bye")
+        await b.stop()
+        await trio.sleep(0.5)
+        for number in (1, 3):
+            assert channels.of[number].broadcasts == [(b.name, bytes((9,)))]
+        assert channels.of[1].unicasts == [(b.name, b"bye")]
+
+    run_cluster(main)
+
+
+def test_an_orderly_stop_does_not_wait_for_a_neighbour_that_reads_nothing() -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        channels = Channels(cluster)
+        for number in (1, 2):
+            channels.prepare(number)
+        await cluster.start(1)
+        b = await cluster.start(2, 1)
+        await wait_until(lambda: len(b.neighbours()) == 1, within=HANDSHAKE)
+        cluster.world.partition([address(1)], [address(2)])
+        for _ in range(200):
+            b.router.mesh.unicast("numbers", peer_name(1), bytes(100_000))
+        before = trio.current_time()
+        await b.stop()
+        assert trio.current_time() - before < 2
+
+    run_cluster(main)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_broadcasts_reach_every_router_exactly_once_in_a_steady_network(seed: int) -> None:
     async def main(cluster: SimulatedCluster) -> None:

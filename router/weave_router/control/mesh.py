@@ -473,6 +473,11 @@ class Mesh:
         if len(self._deferred) >= _MAX_DEFERRED:
             self._recalculate()
 
+    def settle(self) -> None:
+        """Recalculate routes now if that is due, so that what waits for it goes out: the last act of a router."""
+        if self._timers.routes is not None:
+            self._recalculate()
+
     # --- changes of the topology ------------------------------------------------------------------------------------
 
     def _merged(self, merge: Merge, now: float) -> None:

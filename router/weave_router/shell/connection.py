@@ -30,12 +30,19 @@ class Connection:
         self._stream = stream
         self._session = session
         self._wake = trio.Event()
+        self._all_sent = trio.Event()
         self._scope = trio.CancelScope()
         self.end_reason = ""
 
     def wake(self) -> None:
         """There is something to send."""
         self._wake.set()
+        if self._all_sent.is_set():
+            self._all_sent = trio.Event()
+
+    async def all_sent(self) -> None:
+        """Wait until nothing is left to send; for ever if the connection ends before."""
+        await self._all_sent.wait()
 
     def close(self, reason: str) -> None:
         """End the connection; the first reason counts."""
@@ -89,6 +96,7 @@ class Connection:
                     return self.close(_broken(error))
                 except ProtocolError:
                     mesh.outbox.dropped += 1  # too large for any peer; the connection is fine
+            self._all_sent.set()
             await self._wake.wait()
 
     @staticmethod

@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 DIAL_SECONDS = 20.0
 _RESOLVE_INTERVAL = 30.0
 _FAREWELL_SECONDS = 0.1
+_FAREWELL_LIMIT_SECONDS = 1.0
+"""How long we wait at the end for neighbours that are slow to read, or that have gone meanwhile."""
 _CLOSE_SECONDS = 2.0
 _GROUP_BIT = 1 << 40
 
@@ -185,10 +187,15 @@ class Router:
             log.warning("The fast datapath's device cannot be removed: %s", error)
 
     async def farewell(self) -> None:
-        """Before the router is cancelled for good: tell the neighbours not to wait for it."""
-        if self.fast_datapath is not None and self._connections:
+        """Before the router is cancelled for good: say what is still to be said, also not to wait for us."""
+        self.mesh.settle()
+        connections = list(self._connections.values())
+        if self.fast_datapath is not None and connections:
             self.fast_datapath.farewell()
             await trio.sleep(_FAREWELL_SECONDS)
+        with trio.move_on_after(_FAREWELL_LIMIT_SECONDS):
+            for connection in connections:
+                await connection.all_sent()
 
     async def _run_timers(self) -> None:
         while True:

@@ -102,7 +102,12 @@ class SimulatedNode:
             self._ended.set()
 
     async def stop(self) -> None:
-        """Stop the router; its connections are closed."""
+        """Stop the router in order; its connections are closed."""
+        await self.router.farewell()
+        await self.end()
+
+    async def end(self) -> None:
+        """End the router without a word; its connections are closed."""
         self._scope.cancel()
         await self._ended.wait()
 
@@ -112,7 +117,7 @@ class SimulatedNode:
             self.host.lose_power()
         else:
             self.host.reset_connections()
-        await self.stop()
+        await self.end()
 
     # --- what tests ask ---------------------------------------------------------------------------------------------
 
