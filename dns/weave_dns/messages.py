@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from weave_dns.entries import MAX_CONTAINER_BYTES, MAX_VERSION, Address, Entry
 from weave_router.wire import gob
-from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import PeerName
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Family:
     version: int
     entry: gob.Struct
     message: gob.Struct
-    codec: Codec
+    codec: gob.Codec
 
 
 def _family(channel: str, version: int, address: gob.Schema) -> Family:
@@ -58,7 +57,7 @@ def _family(channel: str, version: int, address: gob.Schema) -> Family:
         {"Timestamp": gob.INT, "Entries": gob.Slice(entry, "Entries", MAX_ENTRIES)},
         "GossipData",
     )
-    return Family(channel, version, entry, message, Codec(message, max_values=_VALUES_PER_ENTRY * MAX_ENTRIES))
+    return Family(channel, version, entry, message, gob.Codec(message, max_values=_VALUES_PER_ENTRY * MAX_ENTRIES))
 
 
 IPV4 = _family(CHANNEL, 4, gob.UINT32)

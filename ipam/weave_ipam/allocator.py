@@ -12,42 +12,41 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from weave_ipam.effects import Answer, Broadcast, BroadcastClaims, Effect, SendRange, SendState
-from weave_ipam.election import Claims, Election, Voter
+from weave_ipam.effects import Answer, Broadcast, Effect, SendRange, SendState
+from weave_ipam.election import Voter
 from weave_ipam.errors import AddressInUse, IpamError, NotFound, RingRefused, SettingsError, Unserved
 from weave_ipam.leases import Lease, Leases, Record, block_to_give
 from weave_ipam.messages import Kind, State
+from weave_ipam.nicknames import Nicknames
 from weave_ipam.ranges import SMALLEST_SUBNET, AddressRange, hosts_of, largest_block, range_of
 from weave_ipam.requests import ANONYMOUS, Allocation, Claim, Prime, Request
 from weave_ipam.ring import Ring
+from weave_ipam.ring_start import RingStart
 from weave_ipam.settings import Mode
-from weave_router.wire.peer_name import PeerName, format_peer_name
+from weave_ipam.space_requests import SpaceRequests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from weave_ipam.election import Claims
+    from weave_ipam.peer_directory import PeerDirectory
     from weave_ipam.ranges import Network
     from weave_ipam.settings import IpamSettings
     from weave_ipam.stored import Stored
     from weave_router.control.random_source import RandomSource
+    from weave_router.wire.peer_name import PeerName
 
 log = logging.getLogger(__name__)
 
 TICK = 5.0
 """Seconds: proposals, space requests and claims are repeated."""
-ANSWER_SECONDS = 1.0
-"""A space request that has not been answered for so long goes to another peer, or is repeated."""
 MAX_EARLY = 256
 """Space requests that are kept until there is a ring."""
-DENIAL_SECONDS = 60.0
-"""A peer that had nothing to give is not asked again for so long, unless it reports other numbers."""
-MAX_NICKNAMES = 4096
+MAX_CONFLICTS = 4096
 MAX_PENDING = 4096
-_LISTED = 3
 
 
 class Carrier(Enum):
@@ -56,25 +55,6 @@ class Carrier(Enum):
     GOSSIP = "gossip"
     BROADCAST = "broadcast"
     UNICAST = "unicast"
-
-
-class PeerDirectory(Protocol):
-    """What the allocator asks about other peers."""
-
-    def is_known(self, name: PeerName) -> bool:
-        """Whether the topology has an entry for it, ourselves included."""
-
-    def nickname(self, name: PeerName) -> str | None:
-        """Its nickname, if known."""
-
-    def targets(self) -> int:
-        """How many addresses of other peers the operator named: a guess of the network's size."""
-
-
-@dataclass(slots=True)
-class _Asked:
-    peer: PeerName
-    at: float
 
 
 class Allocator:
@@ -100,17 +80,15 @@ class Allocator:
         self.ourselves = ourselves
         self.settings = settings
         self.universe = settings.universe
-        self.nicknames: dict[PeerName, str] = {ourselves: nickname}
+        kept = stored.nicknames if stored is not None else {}
+        self.nicknames = Nicknames(ourselves, nickname, peers.nickname, kept)
         self.conflicts: dict[PeerName, str] = {}
         """Peers whose ring contradicts ours, and how."""
         self.ring = Ring(self.universe, ourselves)
         self.leases = Leases(self.universe)
-        self._voter = Voter(ourselves, uid)
-        self._election: Election | None = None
-        self._stored_claims: Claims | None = None
-        self._heard: dict[Voter, Claims] = {}  # claims that an observer passes on
+        self.start = RingStart(Voter(ourselves, uid), settings.beginning)
+        """Our part in it, while there is no ring."""
         self._peers = peers
-        self._random = random
         self._effects: list[Effect] = []
         self._stored_entries: dict[int, Any] = {}
         self._changed_leases: set[str] = set()
@@ -118,8 +96,7 @@ class Allocator:
         self._own: list[AddressRange] = []
         self._unseen: set[int] = set()  # tokens of entries whose version nobody else has seen yet
         self._pending: list[Request] = []
-        self._asked: dict[AddressRange, _Asked] = {}
-        self._denied: dict[tuple[PeerName, AddressRange], tuple[float, int]] = {}
+        self._space_requests = SpaceRequests(random)
         self._early: dict[tuple[PeerName, AddressRange], None] = {}
         self._next_tick = now + TICK
         self._left = False
@@ -132,13 +109,8 @@ class Allocator:
         self._recount_all()
 
     def _restore(self, stored: Stored) -> None:
-        if stored.election is not None:  # what we have promised holds over restarts
-            self._voter, claims = stored.election
-            if not stored.entries:
-                self._election = Election(self._voter)
-                self._election.claims[self._voter] = claims
-            self._stored_claims = claims
-        self.nicknames = {**stored.nicknames, **self.nicknames}
+        if stored.election is not None:
+            self.start.restore(*stored.election, over=bool(stored.entries))
         self.ring = Ring(self.universe, self.ourselves, stored.entries, stored.seeds)
         self.ring.check()
         self._stored_entries = {entry.token: entry for entry in stored.entries}
@@ -154,18 +126,6 @@ class Allocator:
     # --- what the shell takes out -----------------------------------------------------------------------------------
 
     @property
-    def elects(self) -> bool:
-        """Whether an election runs."""
-        return self._election is not None and self._election.quorum is not None
-
-    @property
-    def quorum(self) -> tuple[int, int]:
-        """Of the election: how many voters make a decision, and how many are known."""
-        if self._election is None or self._election.quorum is None:
-            return 0, 0
-        return self._election.quorum, self._election.known
-
-    @property
     def pending(self) -> tuple[Request, ...]:
         """Requests that wait."""
         return tuple(self._pending)
@@ -173,14 +133,10 @@ class Allocator:
     def state(self) -> State:
         """What others are told, as of now."""
         if not self.confirmed:
-            return State(self.nicknames)  # what we believe to own may be others' by now
+            return State(self.nicknames.names)  # what we believe to own may be others' by now
         if self.ring:
-            return State(self.nicknames, ring=self.ring)
-        if self._election is not None:
-            return State(self.nicknames, claims=self._election.claims)
-        if self.settings.beginning.mode is Mode.OBSERVER:
-            return State(self.nicknames, claims=self._heard or None)
-        return State(self.nicknames, claims={})
+            return State(self.nicknames.names, ring=self.ring)
+        return State(self.nicknames.names, claims=self.start.claims)
 
     def told(self) -> None:
         """Somebody is being told our ring."""
@@ -208,11 +164,7 @@ class Allocator:
 
     def take_claims_change(self) -> tuple[Voter, Claims | None] | None:
         """What we have said in the election, if that is new; no claims once there is a ring."""
-        claims = self._election.own if self._election is not None else None
-        if claims == self._stored_claims:
-            return None
-        self._stored_claims = claims
-        return self._voter, claims
+        return self.start.take_change()
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -305,25 +257,26 @@ class Allocator:
         if not self.ring:
             conflict = next(iter(self.conflicts.items()), None)
             if conflict is not None:
-                return f"no ring: that of {self.label(conflict[0])} is refused: {conflict[1]}"
-            quorum, known = self.quorum
+                return f"no ring: that of {self.nicknames.label(conflict[0])} is refused: {conflict[1]}"
+            quorum, known = self.start.quorum
             if quorum:
                 missing = quorum - known
                 return f"no quorum: {known} of {quorum} peers that must agree on the start are known" + (
                     "" if missing > 0 else ", and they have not agreed yet"
                 )
             return "no ring yet: waiting for a peer that has one" + (
-                " (this peer is an observer)" if self.settings.beginning.mode is Mode.OBSERVER else ""
+                "" if self.start.votes else " (this peer is an observer)"
             )
         if not self.confirmed:
             return (
                 "this peer was away, and may have been removed meanwhile: none of the other owners of addresses, "
-                f"{self._list(self.other_owners())}, has answered (if they are gone for good: weave rmpeer --force)"
+                f"{self.nicknames.labels(self.other_owners())}, has answered "
+                "(if they are gone for good: weave rmpeer --force)"
             )
         if isinstance(request, Claim):
             owner = self.ring.owner_of(request.lease.address)
             why = request.refusal or "it has not answered"
-            return f"address {self._text(request.lease)} is owned by other peer {self.label(owner)} - {why}"
+            return f"address {self._text(request.lease)} is owned by other peer {self.nicknames.label(owner)} - {why}"
         if isinstance(request, Allocation):
             return self._why_no_space(request)
         return "not served yet"
@@ -348,21 +301,13 @@ class Allocator:
         if gone:
             return (
                 f"no free address of {request.subnet} here, and those who own the rest cannot be reached: "
-                f"{self._list(gone)} (if they are gone for good: weave rmpeer)"
+                f"{self.nicknames.labels(gone)} (if they are gone for good: weave rmpeer)"
             )
-        asked = self._asked.get(wanted)
+        asked = self._space_requests.asked(wanted)
         if asked is not None:
-            return f"no free address of {request.subnet} here; {self.label(asked.peer)} was asked and has not answered"
+            label = self.nicknames.label(asked)
+            return f"no free address of {request.subnet} here; {label} was asked and has not answered"
         return f"all addresses of {request.subnet} are in use"
-
-    def _list(self, peers: Sequence[PeerName]) -> str:
-        rest = f" and {len(peers) - _LISTED} more" if len(peers) > _LISTED else ""
-        return ", ".join(map(self.label, peers[:_LISTED])) + rest
-
-    def label(self, peer: PeerName) -> str:
-        """A peer for people: name and nickname."""
-        nickname = self._peers.nickname(peer) or self.nicknames.get(peer, "")
-        return f"{format_peer_name(peer)}({nickname})"
 
     def _text(self, lease: Lease) -> str:
         return f"{self.universe.address(lease.address)}/{lease.prefix}"
@@ -412,22 +357,15 @@ class Allocator:
         wanted = self._wanted(request)
         if wanted is None:
             return
-        asked = self._asked.get(wanted)
-        if asked is not None and now - asked.at < ANSWER_SECONDS and self._peers.is_known(asked.peer):
+        asked = self._space_requests.asked(wanted)
+        if asked is not None and self._space_requests.may_answer(wanted, now) and self._peers.is_known(asked):
             return
-        donors = self.ring.donors(wanted)
-        weights = {peer: free * self._random.random() for peer, free in donors.items()}
-        if asked is not None and asked.peer in weights:
-            weights[asked.peer] = 0.0  # it has had its chance
-        for peer in sorted(weights, key=weights.__getitem__, reverse=True):
-            denied = self._denied.get((peer, wanted))
-            if denied is not None and now - denied[0] < DENIAL_SECONDS and denied[1] == donors[peer]:
-                continue
-            if self._peers.is_known(peer) and peer not in self.conflicts:
-                self._asked[wanted] = _Asked(peer, now)
-                self._effects.append(SendRange(peer, Kind.SPACE_REQUEST, wanted))
-                return
-        self._asked.pop(wanted, None)
+        donor = self._space_requests.choose(wanted, self.ring.donors(wanted), self._may_be_asked, now)
+        if donor is not None:
+            self._effects.append(SendRange(donor, Kind.SPACE_REQUEST, wanted))
+
+    def _may_be_asked(self, peer: PeerName) -> bool:
+        return self._peers.is_known(peer) and peer not in self.conflicts
 
     # --- claims -----------------------------------------------------------------------------------------------------
 
@@ -449,9 +387,9 @@ class Allocator:
                 self._answer_patient(request)
                 return
             wanted = AddressRange(address, address + 1, self.universe.version)
-            asked = self._asked.get(wanted)
-            if asked is None or asked.peer != owner or now - asked.at >= ANSWER_SECONDS:
-                self._asked[wanted] = _Asked(owner, now)
+            requests = self._space_requests
+            if requests.asked(wanted) != owner or not requests.may_answer(wanted, now):
+                requests.note(wanted, owner, now)
                 self._effects.append(SendRange(owner, Kind.SPACE_REQUEST, wanted))
 
     def _answer_patient(self, request: Claim) -> None:
@@ -481,10 +419,7 @@ class Allocator:
 
     def receive_state(self, source: PeerName, state: State, carrier: Carrier, now: float) -> None:
         """A peer's state. Raises `RingRefused`."""
-        if len(self.nicknames) + len(state.nicknames) <= MAX_NICKNAMES:
-            own = self.nicknames[self.ourselves]
-            self.nicknames.update(state.nicknames)
-            self.nicknames[self.ourselves] = own
+        self.nicknames.learn(state.nicknames)
         if state.ring is not None:
             self._receive_ring(source, state.ring, now)
         elif self.ring:
@@ -492,7 +427,7 @@ class Allocator:
                 self._effects.append(SendState(source))
         elif state.claims is not None:
             self._receive_claims(state.claims, now)
-        elif self.votes and carrier is not Carrier.GOSSIP:
+        elif self.start.votes and carrier is not Carrier.GOSSIP:
             self._need_ring(now)
 
     def _receive_ring(self, source: PeerName, ring: Ring, now: float) -> None:
@@ -508,8 +443,7 @@ class Allocator:
         self.conflicts.pop(ring.owner, None)
         self.conflicts.pop(source, None)
         if changed:
-            self._election = None
-            self._heard.clear()
+            self.start.end()
             self._ring_taken(now)
 
     def _accept_removal(self, theirs: Ring, now: float) -> None:
@@ -527,7 +461,7 @@ class Allocator:
                     if owner != self.ourselves and holder is not None:
                         log.warning(
                             "%s was taken over by %s while this peer was away; %s must not use it any more",
-                            self.universe.address(address), self.label(owner), holder,
+                            self.universe.address(address), self.nicknames.label(owner), holder,
                         )  # fmt: skip
                         self.leases.remove(holder, address, now)
                         self._changed_leases.add(holder)
@@ -546,20 +480,17 @@ class Allocator:
         return [peer for peer in self.ring.owners() if peer != self.ourselves]
 
     def _conflict(self, peer: PeerName, reason: str) -> None:
-        if len(self.conflicts) < MAX_NICKNAMES:
+        if len(self.conflicts) < MAX_CONFLICTS:
             self.conflicts[peer] = reason
 
     def _ring_taken(self, now: float) -> None:
         """The ring has changed in other ways than by our own reports."""
         owners = self.ring.owners()
-        for peer in [peer for peer in self.nicknames if peer not in owners and not self._peers.is_known(peer)]:
-            if peer != self.ourselves:
-                del self.nicknames[peer]
+        self.nicknames.keep(lambda peer: peer in owners or self._peers.is_known(peer))
         self._ring_changed = True
         self._own = self.ring.owned(self.ourselves)
         self._recount_all()
-        for wanted in [wanted for wanted in self._asked if any(self._own_in(wanted))]:
-            del self._asked[wanted]
+        self._space_requests.settle(lambda wanted: any(self._own_in(wanted)))
         early, self._early = self._early, {}
         for asker, wanted in early:
             self._give(asker, wanted, now)
@@ -611,65 +542,32 @@ class Allocator:
         self._effects.append(SendState(asker))
 
     def _denial(self, source: PeerName, wanted: AddressRange, now: float) -> None:
-        asked = self._asked.get(wanted)
-        if asked is not None and asked.peer == source:
-            del self._asked[wanted]
-            self._denied = {key: value for key, value in self._denied.items() if now - value[0] < DENIAL_SECONDS}
-            self._denied[source, wanted] = (now, self.ring.donors(wanted).get(source, 0))
+        if self._space_requests.asked(wanted) == source:
+            self._space_requests.deny(wanted, source, self.ring.donors(wanted).get(source, 0), now)
         for request in list(self._pending):
             if isinstance(request, Claim) and wanted.contains(request.lease.address) and self.ring:
                 owner = self.ring.owner_of(request.lease.address)
                 if owner == source:
-                    label = self.label(owner)
+                    label = self.nicknames.label(owner)
                     error = AddressInUse(f"address {self._text(request.lease)} is owned by other peer {label}")
                     self._done(request, error)
         self._retry(now)
 
-    # --- election ---------------------------------------------------------------------------------------------------
-
-    @property
-    def votes(self) -> bool:
-        """Whether we take part in elections."""
-        return self.settings.beginning.mode is not Mode.OBSERVER
+    # --- how the ring begins ----------------------------------------------------------------------------------------
 
     def _need_ring(self, now: float) -> None:
         """There is no ring, and one is wanted."""
         if self._left or self.conflicts:
             return  # a ring exists, only that it contradicts our settings: do not start another one
-        if not self.votes:
-            self._effects.append(Broadcast())
-            return
-        if self._election is None:
-            self._election = Election(self._voter)
-        if self._election.quorum is None:
-            self._election.quorum = (self.settings.beginning.voters or self._peers.targets() + 1) // 2 + 1
-            self._propose(self._election, now)
-
-    def _propose(self, election: Election, now: float) -> None:
-        election.propose()
-        if election.quorum == 1:
-            election.think()
-        self._effects.append(BroadcastClaims(self._voter))
-        self._check_decision(election, now)
+        self._effects += self.start.want(self._peers.targets() + 1)
+        self._check_decision(now)
 
     def _receive_claims(self, heard: Mapping[Voter, Claims], now: float) -> None:
-        if not self.votes:
-            if len(self._heard) < MAX_NICKNAMES:
-                passing = Election(self._voter)
-                passing.claims = self._heard
-                passing.learn(heard)
-            return
-        if not heard:
-            return
-        if self._election is None:
-            self._election = Election(self._voter)
-        if self._election.learn(heard):
-            if self._election.think():
-                self._effects.append(BroadcastClaims(self._voter))
-            self._check_decision(self._election, now)
+        self._effects += self.start.hear(heard)
+        self._check_decision(now)
 
-    def _check_decision(self, election: Election, now: float) -> None:
-        names = election.decided()
+    def _check_decision(self, now: float) -> None:
+        names = self.start.decided()
         if names:
             self._begin_ring(names)
             self._effects.append(Broadcast())
@@ -677,8 +575,7 @@ class Allocator:
 
     def _begin_ring(self, names: Iterable[PeerName]) -> None:
         self.ring.divide(names)
-        self._election = None
-        self._heard.clear()
+        self.start.end()
         self._ring_changed = True
         self._own = self.ring.owned(self.ourselves)
         self._recount_all()
@@ -703,7 +600,7 @@ class Allocator:
 
     def _heir(self) -> PeerName | None:
         """Another owner, else anybody who takes part; only who can be reached will ever know that it inherits."""
-        candidates = [*self.ring.owners(), *self.nicknames]
+        candidates = [*self.ring.owners(), *self.nicknames.names]
         return next(
             (
                 peer
@@ -729,10 +626,7 @@ class Allocator:
 
     def find_peers(self, text: str) -> list[PeerName]:
         """Owners with this nickname or name."""
-        return [peer for peer in self.ring.owners() if text in (self._nickname(peer), format_peer_name(peer))]
-
-    def _nickname(self, peer: PeerName) -> str:
-        return self._peers.nickname(peer) or self.nicknames.get(peer, "")
+        return self.nicknames.find(text, self.ring.owners())
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -740,7 +634,7 @@ class Allocator:
         """When `handle_timer` is due."""
         times = [self._next_tick, *(request.deadline for request in self._pending)]
         if self._pending:
-            times += [asked.at + ANSWER_SECONDS for asked in self._asked.values()]
+            times.append(self._space_requests.next_timer())
         return min(times)
 
     def handle_timer(self, now: float) -> None:
@@ -748,17 +642,18 @@ class Allocator:
         if now >= self._next_tick:
             self._next_tick = now + TICK
             self._tick(now)
-        elif any(asked.at + ANSWER_SECONDS <= now for asked in self._asked.values()):
+        elif self._space_requests.next_timer() <= now:
             self._retry(now)
-        self._asked = {key: asked for key, asked in self._asked.items() if asked.at + ANSWER_SECONDS > now}
+        self._space_requests.expire(now)
         self._expire(now)
 
     def _tick(self, now: float) -> None:
         if self.ring:
             self._retry(now)
-        elif self._pending or self.elects:
-            if self._election is not None and self.elects and not self.conflicts:
-                self._propose(self._election, now)
+        elif self._pending or self.start.elects:
+            if self.start.elects and not self.conflicts:
+                self._effects += self.start.propose()
+                self._check_decision(now)
             else:
                 self._need_ring(now)
 

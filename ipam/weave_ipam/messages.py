@@ -11,7 +11,6 @@ from weave_ipam.election import Claims, Proposal, Voter
 from weave_ipam.ranges import AddressRange
 from weave_ipam.ring import Entry, Ring
 from weave_router.wire import gob
-from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ _STATE = gob.Struct(
     "gossipState",
 )
 _RANGE = gob.Struct({"Start": gob.UINT32, "End": gob.UINT32}, "Range")
-_STATES, _RANGES = Codec(_STATE), Codec(_RANGE)
+_STATES, _RANGES = gob.Codec(_STATE), gob.Codec(_RANGE)
 
 
 class Kind(IntEnum):

@@ -23,7 +23,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from weave_router.wire import gob
-from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ _MESSAGE = gob.Struct(
 )
 
 
-_MESSAGES = Codec(_MESSAGE)
+_MESSAGES = gob.Codec(_MESSAGE)
 
 
 def encode_message(message: Message) -> bytes:

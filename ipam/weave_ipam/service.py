@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from weave_ipam import stored
-from weave_ipam.allocator import MAX_NICKNAMES, Allocator, Carrier
+from weave_ipam.allocator import MAX_CONFLICTS, Allocator, Carrier
 from weave_ipam.effects import Answer, Broadcast, BroadcastClaims, SendRange, SendState
 from weave_ipam.errors import NotFound, RemovalRefused
 from weave_ipam.leases import Lease
@@ -127,7 +127,7 @@ class Ipam:
             kept.votes if kept is not None else {},
             reachable=lambda peer: self._directory.is_known(peer),
             owns=lambda peer: peer in self._allocator.ring.owners(),
-            label=self._allocator.label,
+            label=self._allocator.nicknames.label,
             now=trio.current_time(),
         )
         await self._commit()
@@ -257,8 +257,8 @@ class Ipam:
         with trio.move_on_after(HANDOVER_S) as limit:
             await self._heir_answered.wait()
         if limit.cancelled_caught:
-            log.warning("%s has not confirmed that it has our addresses", self._allocator.label(heir))
-        return self._allocator.label(heir)
+            log.warning("%s has not confirmed that it has our addresses", self._allocator.nicknames.label(heir))
+        return self._allocator.nicknames.label(heir)
 
     async def remove_peer(self, text: str, *, also: Sequence[str] = (), force: bool = False) -> int:
         """Take over what a peer owned that is gone for good; how many addresses that was. 0 for unknown peers.
@@ -280,7 +280,7 @@ class Ipam:
 
     async def _agree(self, peer: PeerName, gone: set[PeerName]) -> None:
         """Have all owners agree that a peer is gone. Raises `RemovalRefused`."""
-        removals, label = self._removals, self._allocator.label
+        removals, label = self._removals, self._allocator.nicknames.label
         if not self._allocator.confirmed:
             raise RemovalRefused("this peer was away itself and has not heard from any other owner of addresses yet")
         self._object(peer, self._awaited(peer, gone))
@@ -321,7 +321,7 @@ class Ipam:
             )
         missing = sorted(owner for owner in owners if not self._directory.is_known(owner))
         if missing:
-            names = ", ".join(map(self._allocator.label, missing))
+            names = ", ".join(map(self._allocator.nicknames.label, missing))
             raise RemovalRefused(
                 f"all owners of addresses must agree, and these cannot be reached: {names}; name those as well that "
                 "are gone for good, wait for the others, or insist with --force"
@@ -424,7 +424,7 @@ class Ipam:
         changes |= stored.vote_changes(self._removals.take_changes())
         if ring_changes is not None:
             owners = allocator.ring.owners()
-            nicknames = {peer: text for peer, text in allocator.nicknames.items() if peer in owners}
+            nicknames = {peer: text for peer, text in allocator.nicknames.names.items() if peer in owners}
             if nicknames != self._stored_nicknames:
                 self._stored_nicknames = nicknames
                 changes |= stored.nickname_changes(nicknames)
@@ -495,7 +495,7 @@ class Ipam:
             if state.ring is not None:
                 if state.ring.owner == self._heir:
                     self._heir_answered.set()
-                if len(self._rings_from) < MAX_NICKNAMES:
+                if len(self._rings_from) < MAX_CONFLICTS:
                     self._rings_from[state.ring.owner] = None
                 self._answers.set()
                 while len(self._seen) >= _REMEMBERED_PAYLOADS:

@@ -10,7 +10,8 @@ from weave_ipam.settings import Mode
 from weave_router.wire.peer_name import format_peer_name
 
 if TYPE_CHECKING:
-    from weave_ipam.allocator import Allocator, PeerDirectory
+    from weave_ipam.allocator import Allocator
+    from weave_ipam.peer_directory import PeerDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,9 @@ def ipam_status(allocator: Allocator, peers: PeerDirectory) -> IpamStatus:
     sizes = ring.sizes()
     names = sorted(sizes, key=lambda name: (name != allocator.ourselves, name))
 
-    def nickname(name: int) -> str:
-        return allocator.label(name).partition("(")[2][:-1]  # type: ignore[arg-type]
-
     owners = tuple(
-        OwnerStatus(format_peer_name(name), nickname(name), sizes[name], peers.is_known(name)) for name in names
+        OwnerStatus(format_peer_name(name), allocator.nicknames(name), sizes[name], peers.is_known(name))
+        for name in names
     )
     known = {owner.name: owner for owner in owners}
     entries = []
@@ -92,7 +91,7 @@ def ipam_status(allocator: Allocator, peers: PeerDirectory) -> IpamStatus:
             entries.append(EntryStatus(token, part.size, owner.name, owner.nickname, owner.known, entry.version))
     claims = [request for request in allocator.pending if isinstance(request, Claim)]
     allocations = [request for request in allocator.pending if isinstance(request, Allocation)]
-    quorum, voters = allocator.quorum
+    quorum, voters = allocator.start.quorum
     return IpamStatus(
         text=_text(allocator, owners, waits=bool(allocations)),
         waiting_for=tuple(dict.fromkeys(allocator.reason(request) for request in allocator.pending)),
@@ -102,12 +101,12 @@ def ipam_status(allocator: Allocator, peers: PeerDirectory) -> IpamStatus:
         active=allocator.leases.count_used(universe),
         owners=owners,
         entries=tuple(sorted(entries, key=lambda entry: tuple(map(int, entry.token.split("."))))),
-        election=ElectionStatus(not allocator.votes, voters, quorum) if allocator.elects else None,
+        election=ElectionStatus(not allocator.start.votes, voters, quorum) if allocator.start.elects else None,
         pending_claims=tuple(
             (claim.identifier, str(universe.address(claim.lease.address)), claim.lease.prefix) for claim in claims
         ),
         pending_allocations=tuple((request.identifier, str(request.subnet)) for request in allocations),
-        conflicts=tuple((allocator.label(peer), reason) for peer, reason in allocator.conflicts.items()),
+        conflicts=tuple((allocator.nicknames.label(peer), reason) for peer, reason in allocator.conflicts.items()),
     )
 
 
@@ -116,7 +115,7 @@ def _text(allocator: Allocator, owners: tuple[OwnerStatus, ...], *, waits: bool)
         if not any(owner.known for owner in owners):
             return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
         return "waiting for IP(s) to become available" if waits else "ready"
-    quorum, known = allocator.quorum
+    quorum, known = allocator.start.quorum
     if quorum:
         return f"awaiting consensus (quorum: {quorum}, known: {known})"
     if allocator.conflicts:

@@ -14,11 +14,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any, assert_never
 
 from vector_files import peer
-from weave_ipam.allocator import Allocator, Carrier, PeerDirectory
+from weave_ipam.allocator import Allocator, Carrier
 from weave_ipam.effects import Answer, Broadcast, BroadcastClaims, SendRange, SendState
 from weave_ipam.errors import IpamError, RingRefused
 from weave_ipam.leases import Lease
 from weave_ipam.messages import Kind, State, decode_range, decode_state, encode_range, encode_state
+from weave_ipam.peer_directory import PeerDirectory
 from weave_ipam.ranges import range_of
 from weave_ipam.requests import Allocation, Claim, Request
 from weave_ipam.settings import Beginning, IpamSettings, Mode
@@ -339,7 +340,7 @@ class Network:
         state = allocator.state()
         if voter is not None and state.ring is None and state.claims is not None:
             said = {voter: state.claims[voter]}
-            return encode_state(State({name: allocator.nicknames[name]}, claims=said), CLOCK)
+            return encode_state(State({name: allocator.nicknames(name)}, claims=said), CLOCK)
         allocator.told()
         self._told[name] = {entry.token: entry for entry in allocator.ring.entries}
         return encode_state(state, CLOCK)

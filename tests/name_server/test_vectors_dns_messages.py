@@ -34,7 +34,6 @@ from weave_dns.messages import (
 from weave_router.errors import ProtocolError
 from weave_router.wire import gob
 from weave_router.wire.envelope import Tag, decode_envelope
-from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import PeerName
 
 TAGS = {"gossip": Tag.GOSSIP, "broadcast": Tag.BROADCAST, "unicast": Tag.UNICAST}
@@ -89,7 +88,7 @@ def recorded_entry(recorded: Any) -> Entry:
 
 def as_gob(**content: Any) -> bytes:
     """A message with these fields, made without `encode_message`."""
-    return Codec(DNS).encode(DNS, content)
+    return gob.Codec(DNS).encode(DNS, content)
 
 
 GOOD = {"ContainerID": "c", "Origin": 2, "Addr": 0x0A000001, "Hostname": "good.weave.local."}
@@ -182,7 +181,7 @@ def test_fields_that_we_do_not_know_are_ignored() -> None:
         {"Zone": gob.STRING, "Timestamp": gob.INT, "Entries": gob.Slice(entry, "Entries")}, "GossipData"
     )
     item = {**GOOD, "Extra": "x", "Weight": 7}
-    payload = Codec(message).encode(message, {"Zone": "z", "Timestamp": NOW, "Entries": [item, item]})
+    payload = gob.Codec(message).encode(message, {"Zone": "z", "Timestamp": NOW, "Entries": [item, item]})
     header, entries = read(IPV4, payload)
     assert header.clock == NOW
     assert entries == expected({"Entries": [GOOD]}) * 2
@@ -191,7 +190,7 @@ def test_fields_that_we_do_not_know_are_ignored() -> None:
 def test_fields_are_found_by_name_in_whatever_order() -> None:
     entry = gob.Struct(dict(reversed([*IPV4.entry.fields.items()])), "Entry")
     message = gob.Struct({"Entries": gob.Slice(entry, "Entries"), "Timestamp": gob.INT}, "GossipData")
-    header, entries = read(IPV4, Codec(message).encode(message, {"Timestamp": NOW, "Entries": [GOOD]}))
+    header, entries = read(IPV4, gob.Codec(message).encode(message, {"Timestamp": NOW, "Entries": [GOOD]}))
     assert (header.clock, entries) == (NOW, expected({"Entries": [GOOD]}))
 
 
@@ -292,7 +291,9 @@ def test_entries_of_ipv6_travel_on_a_channel_of_their_own() -> None:
 @pytest.mark.parametrize("address", [b"", b"\x0a\0\0\1", bytes(15), bytes(17), bytes(1024)])
 def test_entry_whose_address_is_none_of_ipv6_is_left_out(address: bytes) -> None:
     item = {"ContainerID": "c6", "Origin": 3, "Addr": SIX.address.packed, "Hostname": "six.weave.local.", "Version": 3}
-    payload = Codec(IPV6.message).encode(IPV6.message, {"Timestamp": NOW, "Entries": [{**item, "Addr": address}, item]})
+    payload = gob.Codec(IPV6.message).encode(
+        IPV6.message, {"Timestamp": NOW, "Entries": [{**item, "Addr": address}, item]}
+    )
     assert read(IPV6, payload)[1] == [SIX]
 
 
@@ -326,9 +327,9 @@ class Announced(gob.EncodedElements):
 @pytest.mark.parametrize("count", [2, MAX_ENTRIES, MAX_ENTRIES + 1, 1 << 32, (1 << 63) - 1])
 def test_more_elements_announced_than_there_are_is_refused(count: int) -> None:
     element = gob.encode_element(IPV4.entry, GOOD)
-    one = Codec(DNS).encode(DNS, {"Timestamp": NOW, "Entries": Announced(element, 1)})
+    one = gob.Codec(DNS).encode(DNS, {"Timestamp": NOW, "Entries": Announced(element, 1)})
     assert read(IPV4, one)[1] == expected({"Entries": [GOOD]})
-    many = Codec(DNS).encode(DNS, {"Timestamp": NOW, "Entries": Announced(element, count)})
+    many = gob.Codec(DNS).encode(DNS, {"Timestamp": NOW, "Entries": Announced(element, count)})
     with pytest.raises(ProtocolError):
         read(IPV4, many)
 

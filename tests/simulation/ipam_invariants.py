@@ -48,7 +48,7 @@ class Invariants:
                 if allocator.universe.contains(address) and allocator.ring.owner_of(address) != allocator.ourselves:
                     raise InvariantBroken(
                         f"host {host.number} has {allocator.universe.address(address)} recorded for {identifier}, "
-                        f"and says that {allocator.label(allocator.ring.owner_of(address))} owns it"
+                        f"and says that {allocator.nicknames.label(allocator.ring.owner_of(address))} owns it"
                     )
         return True
 

@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from simulation.ipam_cluster import run_ipam_cluster
-from weave_ipam.election import Claims
 from weave_ipam.errors import RemovalRefused, Unserved
 from weave_router.testing.simulated_cluster import address, wait_until
 from weave_router.testing.simulated_links import LinkConditions
@@ -219,8 +218,8 @@ def test_a_vote_that_led_to_a_ring_outlives_a_crash_of_the_voter() -> None:
 
 def _has_accepted(host: IpamHost) -> bool:
     """Whether a voter has accepted a proposal."""
-    election = host.allocator._election
-    return election is not None and bool(election.claims.get(election.ourselves, Claims()).accepted.round)
+    claims = host.allocator.start.own_claims
+    return claims is not None and bool(claims.accepted.round)
 
 
 # --- exhaustion -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from weave_router.errors import ProtocolError
 from weave_router.wire import gob
-from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ _ANNOUNCEMENT = gob.Struct(
     "announcement",
 )
 _PAYLOAD = gob.Slice(_ANNOUNCEMENT, limit=MAX_PEERS)
-_CODEC = Codec(_PAYLOAD)
+_CODEC = gob.Codec(_PAYLOAD)
 
 
 @dataclass(frozen=True, slots=True)

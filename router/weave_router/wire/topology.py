@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from weave_router.wire import gob
-from weave_router.wire.gob_codec import Codec
 from weave_router.wire.peer_name import NO_PEER, PeerName
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ _CONNECTION = gob.Struct(
 _CONNECTIONS = gob.Slice(_CONNECTION, limit=MAX_CONNECTIONS)
 
 
-_CODEC = Codec(_PEER, _CONNECTIONS)
+_CODEC = gob.Codec(_PEER, _CONNECTIONS)
 
 
 @dataclass(frozen=True, slots=True)

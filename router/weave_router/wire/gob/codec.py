@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from weave_router.wire.gob import DEFAULT_MAX_VALUES, Decoder, Encoder
+from weave_router.wire.gob.decoder import DEFAULT_MAX_VALUES, Decoder
+from weave_router.wire.gob.encoder import Encoder
 
 if TYPE_CHECKING:
-    from weave_router.wire.gob import Schema
+    from weave_router.wire.gob.schemas import Schema
 
 _MAX_IDLE = 8
 
