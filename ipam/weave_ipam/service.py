@@ -287,9 +287,13 @@ class Ipam:
         asked = {owner for owner in self._awaited(peer, gone) if self._mesh.can(owner, REMOVAL)}
         attempt = removals.begin(peer, asked)
         self._rings_from.clear()
+        told: set[PeerName] = set()
+        """Who has been asked since `due` was set; an answer of one is no reason to ask the others again."""
+        due = trio.current_time()
         try:
             with trio.move_on_after(AGREEMENT_S):
                 while True:
+                    self._answers = trio.Event()
                     if attempt.refusal:
                         raise RemovalRefused(f"{label(peer)} must not be removed: {attempt.refusal}")
                     owners = self._awaited(peer, gone)  # more may have turned up in the rings of those who agreed
@@ -300,8 +304,12 @@ class Ipam:
                     old = owners - asked - self._rings_from.keys()
                     if not attempt.awaited and not old:
                         return
-                    self._ask(attempt, peer, old)
-                    with trio.move_on_after(REPEAT_S):
+                    if trio.current_time() >= due:
+                        due = trio.current_time() + REPEAT_S
+                        told.clear()
+                    self._ask(attempt, peer, attempt.awaited - told, old - told)
+                    told |= attempt.awaited | old
+                    with trio.move_on_at(due):
                         await self._answers.wait()
             silent = ", ".join(map(label, sorted(attempt.awaited | old)))
             raise RemovalRefused(f"{label(peer)} was not removed: no answer from {silent}; try again")
@@ -327,9 +335,8 @@ class Ipam:
                 "are gone for good, wait for the others, or insist with --force"
             )
 
-    def _ask(self, attempt: Attempt, peer: PeerName, old: set[PeerName]) -> None:
-        self._answers = trio.Event()
-        self._replies += [(owner, Message(Step.ASK, peer, attempt.ballot)) for owner in sorted(attempt.awaited)]
+    def _ask(self, attempt: Attempt, peer: PeerName, able: set[PeerName], old: set[PeerName]) -> None:
+        self._replies += [(owner, Message(Step.ASK, peer, attempt.ballot)) for owner in sorted(able)]
         self._wake()
         for owner in sorted(old):
             self._ask_for_ring(owner)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from weave_ipam.errors import RemovalRefused, Unserved
-from weave_ipam.removal import GONE_SECONDS, Message, Step
-from weave_ipam.service import Ipam
+from weave_ipam.removal import CHANNEL, GONE_SECONDS, Message, Step, decode_message
+from weave_ipam.service import AGREEMENT_S, REPEAT_S, Ipam
 from weave_ipam.settings import parse_settings
 from weave_router.testing.simulated_cluster import address, run_cluster, wait_until
 from weave_router.testing.stores import MemoryStore
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from weave_router.shell.router import Router
     from weave_router.testing.simulated_cluster import SimulatedCluster
+    from weave_router.wire.peer_name import PeerName
 
 RANGE = "10.32.0.0/24"
 LONG_GONE = GONE_SECONDS + 70
@@ -29,8 +31,9 @@ LONG_GONE = GONE_SECONDS + 70
 class Hosts:
     """Hosts 1 to n, all connected, each with an allocator that owns a part of the range."""
 
-    def __init__(self, cluster: SimulatedCluster, nursery: trio.Nursery) -> None:
+    def __init__(self, cluster: SimulatedCluster, nursery: trio.Nursery, count: int) -> None:
         self.cluster = cluster
+        self.numbers = range(1, count + 1)
         self.ipams: dict[int, Ipam] = {}
         self._nursery = nursery
         self._stores: dict[int, MemoryStore] = {}
@@ -48,7 +51,7 @@ class Hosts:
 
         others = [address(other) for other in self.ipams if other != number]
         await node.start(*others)
-        settings = parse_settings(RANGE, None, "seed=" + ",".join(f"02:00:00:00:00:0{n}" for n in (1, 2, 3, 4)))
+        settings = parse_settings(RANGE, None, "seed=" + ",".join(f"02:00:00:00:00:{n:02x}" for n in self.numbers))
         assert settings is not None
         chance = random.Random(f"{number} {node.lives}")
         ipam = Ipam(settings, made[-1].mesh, store, random=chance, clock=lambda: 1.7e9 + trio.current_time())
@@ -66,29 +69,35 @@ class Hosts:
         return {owner.nickname: owner.size for owner in self.ipams[number].status().owners}
 
 
-def among_four(check: Callable[[Hosts], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
-        async def main(cluster: SimulatedCluster) -> None:
-            async with trio.open_nursery() as nursery:
-                hosts = Hosts(cluster, nursery)
-                for number in (1, 2, 3, 4):
-                    await hosts.start(number)
-                everybody = {cluster.node(number).name for number in (1, 2, 3, 4)}
-                await wait_until(
-                    lambda: all(
-                        cluster.node(n).neighbours() | {cluster.node(n).name} == everybody for n in (1, 2, 3, 4)
-                    ),
-                    within=60,
-                )
-                for number in (1, 2, 3, 4):
-                    await hosts.ipams[number].allocate("first")
-                await trio.sleep(40)
-                await check(hosts)
-                nursery.cancel_scope.cancel()
+def among(count: int) -> Callable[[Callable[[Hosts], Awaitable[None]]], Callable[[], None]]:
+    """Runs a test with so many hosts that know each other; each has given out an address."""
 
-        run_cluster(main)
+    def decorate(check: Callable[[Hosts], Awaitable[None]]) -> Callable[[], None]:
+        def run() -> None:
+            async def main(cluster: SimulatedCluster) -> None:
+                async with trio.open_nursery() as nursery:
+                    hosts = Hosts(cluster, nursery, count)
+                    for number in hosts.numbers:
+                        await hosts.start(number)
+                    nodes = [cluster.node(number) for number in hosts.numbers]
+                    everybody = {node.name for node in nodes}
+                    await wait_until(
+                        lambda: all(node.neighbours() | {node.name} == everybody for node in nodes), within=60
+                    )
+                    for number in hosts.numbers:
+                        await hosts.ipams[number].allocate("first")
+                    await trio.sleep(40)
+                    await check(hosts)
+                    nursery.cancel_scope.cancel()
 
-    return run
+            run_cluster(main)
+
+        return run
+
+    return decorate
+
+
+among_four = among(4)
 
 
 @among_four
@@ -99,6 +108,42 @@ async def test_all_agree_and_one_takes_over(hosts: Hosts) -> None:
     await trio.sleep(5)
     for number in (1, 2, 3):
         assert hosts.shares(number) == {"node 1": 128, "node 2": 64, "node 3": 64}
+
+
+def questions_of(hosts: Hosts, number: int) -> list[PeerName]:
+    """Whom a host asks from now on whether a peer may be removed, each time that it does."""
+    asked: list[PeerName] = []
+    mesh = hosts.cluster.node(number).router.mesh
+    send = mesh.unicast
+
+    def unicast(channel: str, destination: PeerName, payload: bytes) -> None:
+        if channel == CHANNEL and decode_message(payload).step is Step.ASK:
+            asked.append(destination)
+        send(channel, destination, payload)
+
+    mesh.unicast = unicast  # type: ignore[method-assign]
+    return asked
+
+
+@among(12)
+async def test_each_owner_is_asked_once_where_all_answer(hosts: Hosts) -> None:
+    """And not again with every answer of another: 200 owners would be asked 20 000 times."""
+    await hosts.crash(12)
+    await trio.sleep(LONG_GONE)
+    asked = questions_of(hosts, 1)
+    assert await hosts.ipams[1].remove_peer("node 12") > 0
+    assert sorted(asked) == [hosts.cluster.node(number).name for number in range(2, 12)]
+
+
+@among_four
+async def test_only_owners_that_do_not_answer_are_asked_again_every_second(hosts: Hosts) -> None:
+    await hosts.crash(4)
+    await trio.sleep(LONG_GONE)
+    hosts.cluster.world.partition([address(1), address(2)], [address(3)])
+    asked = questions_of(hosts, 1)
+    with pytest.raises(RemovalRefused, match="no answer from 02:00:00:00:00:03"):
+        await hosts.ipams[1].remove_peer("node 4")
+    assert Counter(asked) == {hosts.cluster.node(2).name: 1, hosts.cluster.node(3).name: AGREEMENT_S / REPEAT_S}
 
 
 @among_four
