@@ -21,26 +21,33 @@ MAX_ENTRIES = 1 << 16
 MAX_PEERS = 1 << 14
 MAX_NICKNAME_BYTES = 1024
 
-_UID = gob.UINT
-_VOTER = gob.Struct({"Name": gob.UINT, "UID": _UID})
+_NAME = gob.Uint(48)
+_VOTER = gob.Struct({"Name": _NAME, "UID": gob.UINT})
 _PROPOSAL = gob.Struct({"Round": gob.UINT, "Proposer": _VOTER}, "ProposalID")
-_VALUE = gob.Struct({"Value": gob.Slice(gob.UINT, "Value", MAX_PEERS), "Origin": _PROPOSAL}, "AcceptedValue")
+_VALUE = gob.Struct({"Value": gob.Slice(_NAME, "Value", MAX_PEERS), "Origin": _PROPOSAL}, "AcceptedValue")
 _CLAIMS = gob.Struct({"Promise": _PROPOSAL, "Accepted": _PROPOSAL, "AcceptedVal": _VALUE})
-_ENTRY = gob.Struct({"Token": gob.UINT32, "Peer": gob.UINT, "Version": gob.UINT32, "Free": gob.UINT32})
+
+
+def _read_entry(content: Mapping[str, Any]) -> Entry:
+    peer = PeerName(content.get("Peer", 0))
+    return Entry(content.get("Token", 0), peer, content.get("Version", 0), content.get("Free", 0))
+
+
+_ENTRY = gob.Struct({"Token": gob.UINT32, "Peer": _NAME, "Version": gob.UINT32, "Free": gob.UINT32}, make=_read_entry)
 _RING = gob.Struct(
     {
         "Start": gob.UINT32,
         "End": gob.UINT32,
-        "Peer": gob.UINT,
-        "Entries": gob.Slice(_ENTRY, "entries", MAX_ENTRIES),
-        "Seeds": gob.Slice(gob.UINT, limit=MAX_PEERS),
+        "Peer": _NAME,
+        "Entries": gob.Slice(_ENTRY, "entries", MAX_ENTRIES, recurring=True),
+        "Seeds": gob.Slice(_NAME, limit=MAX_PEERS, recurring=True),
     },
     "Ring",
 )
 _STATE = gob.Struct(
     {
         "Now": gob.INT,
-        "Nicknames": gob.Map(gob.UINT, gob.STRING, limit=MAX_PEERS),
+        "Nicknames": gob.Map(_NAME, gob.String(MAX_NICKNAME_BYTES), limit=MAX_PEERS, recurring=True),
         "Paxos": gob.Map(_VOTER, _CLAIMS, "GossipState", MAX_PEERS),
         "Ring": _RING,
     },
@@ -78,7 +85,8 @@ class State:
 
 def encode_state(state: State, clock: int) -> bytes:
     """A payload; `clock` in Unix seconds."""
-    content: dict[str, Any] = {"Now": clock, "Nicknames": dict(state.nicknames)}
+    # In one order from all peers: whoever reads the next message knows most of it already.
+    content: dict[str, Any] = {"Now": clock, "Nicknames": dict(sorted(state.nicknames.items()))}
     if state.ring is not None:
         ring = state.ring
         content["Ring"] = {
@@ -103,12 +111,9 @@ def _encode_entry(entry: Entry) -> bytes:
 def decode_state(payload: bytes) -> State:
     """Read a payload. Raises `ProtocolError`; an invalid ring (section 2) is found by `Ring.check`."""
     content = _STATES.decode(_STATE, payload)
-    nicknames = {PeerName(_name(name)): text for name, text in content.get("Nicknames", {}).items()}
-    if any(gob.byte_length(text) > MAX_NICKNAME_BYTES for text in nicknames.values()):
-        raise gob.GobError("nickname too long")
     claims = content.get("Paxos")
     return State(
-        nicknames,
+        content.get("Nicknames", {}),
         _read_ring(content["Ring"]) if "Ring" in content else None,
         None if claims is None else {_read_voter(voter): _read_claims(value) for voter, value in claims},
     )
@@ -129,24 +134,12 @@ def decode_range(payload: bytes) -> AddressRange:
 
 
 def _read_ring(content: Mapping[str, Any]) -> Ring:
-    entries = [
-        Entry(item.get("Token", 0), PeerName(item.get("Peer", 0)), item.get("Version", 0), item.get("Free", 0))
-        for item in content.get("Entries", ())
-    ]
-    if any(entry.peer >> 48 for entry in entries):
-        raise gob.GobError("peer name of more than 48 bits")
     return Ring(
         AddressRange(content.get("Start", 0), content.get("End", 0)),
-        PeerName(_name(content.get("Peer", 0))),
-        entries,
-        [PeerName(_name(seed)) for seed in content.get("Seeds", ())],
+        PeerName(content.get("Peer", 0)),
+        content.get("Entries", ()),
+        content.get("Seeds", ()),
     )
-
-
-def _name(number: int) -> int:
-    if number >> 48:
-        raise gob.GobError("peer name of more than 48 bits")
-    return number
 
 
 def _voter(voter: Voter) -> dict[str, int]:
@@ -154,7 +147,7 @@ def _voter(voter: Voter) -> dict[str, int]:
 
 
 def _read_voter(content: Mapping[str, Any]) -> Voter:
-    return Voter(PeerName(_name(content.get("Name", NO_PEER))), content.get("UID", 0))
+    return Voter(PeerName(content.get("Name", NO_PEER)), content.get("UID", 0))
 
 
 def _proposal(proposal: Proposal) -> dict[str, Any]:
@@ -178,6 +171,6 @@ def _read_claims(content: Mapping[str, Any]) -> Claims:
     return Claims(
         _read_proposal(content.get("Promise", {})),
         _read_proposal(content.get("Accepted", {})),
-        tuple(PeerName(_name(name)) for name in value.get("Value", ())),
+        tuple(value.get("Value", ())),
         _read_proposal(value.get("Origin", {})),
     )

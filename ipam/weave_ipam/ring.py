@@ -230,7 +230,9 @@ class Ring:
         come; and of equal versions and free counts the lower peer name wins, so that all come to the same.
         Raises `RingRefused`; our ring is then unchanged.
         """
-        theirs.check()
+        same = theirs.entries == self.entries and theirs.universe[:2] == self.universe[:2]  # most are
+        if not same:
+            theirs.check()
         if self.seeds and theirs.seeds and self.seeds != theirs.seeds:
             raise RingRefused(
                 "IP allocation was seeded by different peers "
@@ -238,8 +240,11 @@ class Ring:
             )
         if theirs.universe[:2] != self.universe[:2]:
             raise RingRefused(f"Incompatible IP allocation ranges (received: {theirs.universe}, ours: {self.universe})")
-        merged, changed = _Walk(self, theirs, in_use).run()
         seeds = self.seeds or theirs.seeds
+        if same:
+            self.seeds = seeds
+            return False
+        merged, changed = _Walk(self, theirs, in_use).run()
         result = Ring(self.universe, self.owner, merged, seeds)
         for index, entry in enumerate(result.entries):
             if entry.peer == self.owner and entry.free > (size := result.size(index)):

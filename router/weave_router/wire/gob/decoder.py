@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from weave_router.wire.gob.primitives import (
     GobError,
+    bounded_string_reader,
     bounded_uint_reader,
     read_bool,
     read_bytes,
@@ -13,6 +14,7 @@ from weave_router.wire.gob.primitives import (
     read_string,
     read_uint,
 )
+from weave_router.wire.gob.recurring import RecurringElements
 from weave_router.wire.gob.schemas import (
     BASIC_TYPES,
     BOOL_TYPE,
@@ -189,8 +191,8 @@ class Decoder:
                 return read_uint if bits == 64 else bounded_uint_reader(bits)
             case Int() if number == INT_TYPE:
                 return read_int
-            case String() if number == STRING_TYPE:
-                return read_string
+            case String(limit) if number == STRING_TYPE:
+                return read_string if limit is None else bounded_string_reader(limit)
             case Bytes() if number == BYTES_TYPE:
                 return read_bytes
             case Bool() if number == BOOL_TYPE:
@@ -220,9 +222,9 @@ class Decoder:
         ]
         if not any(reader for _, reader, _ in known):
             raise GobError("struct without any known field")
-        count = len(known)
+        count, make = len(known), schema.make
 
-        def read(data: bytes, pos: int, end: int) -> tuple[dict[str, Any], int]:
+        def read(data: bytes, pos: int, end: int) -> tuple[Any, int]:
             value: dict[str, Any] = {}
             index = -1
             while True:
@@ -238,12 +240,20 @@ class Decoder:
                 else:
                     value[name], pos = reader(data, pos, end)
             self._spend(len(value) + 1)
-            return value, pos
+            return (value if make is None else make(value)), pos
 
         return read
 
     def _slice_reader(self, wire: WireSlice, schema: Slice) -> Reader:
         element = self._reader(wire.element, schema.element)
+        if schema.recurring:
+            elements = RecurringElements(element)
+
+            def read_recurring(data: bytes, pos: int, end: int) -> tuple[list[Any], int]:
+                count, pos = self._count(schema, pos, end)
+                return elements.read(data, pos, end, count)
+
+            return read_recurring
 
         def read(data: bytes, pos: int, end: int) -> tuple[list[Any], int]:
             count, pos = self._count(schema, pos, end)
@@ -267,16 +277,25 @@ class Decoder:
         read_element = self._reader(wire.element, schema.element)
         hashable = not isinstance(schema.key, Struct | Slice | Map)
 
+        def read_pair(data: bytes, pos: int, end: int) -> tuple[tuple[Any, Any], int]:
+            key, pos = read_key(data, pos, end)
+            element, pos = read_element(data, pos, end)
+            return (key, element), pos
+
+        recurring = RecurringElements(read_pair) if schema.recurring else None
+
         def read(data: bytes, pos: int, end: int) -> tuple[Any, int]:
             count, pos = read_uint(data, pos, end)
             if count > min((end - pos) // 2, schema.limit):
                 raise GobError(f"{count} entries of a map")
             self._spend(2 * count)
-            pairs = []
-            for _ in range(count):
-                key, pos = read_key(data, pos, end)
-                value, pos = read_element(data, pos, end)
-                pairs.append((key, value))
+            if recurring is not None:
+                pairs, pos = recurring.read(data, pos, end, count)
+            else:
+                pairs = []
+                for _ in range(count):
+                    pair, pos = read_pair(data, pos, end)
+                    pairs.append(pair)
             return (dict(pairs) if hashable else pairs), pos
 
         return read

@@ -94,6 +94,18 @@ def bounded_uint_reader(bits: int) -> Reader:
     return read
 
 
+def bounded_string_reader(limit: int) -> Reader:
+    """Reads text of at most so many bytes."""
+
+    def read(data: bytes, pos: int, end: int) -> tuple[str, int]:
+        text, stop = read_string(data, pos, end)
+        if stop - pos > limit and byte_length(text) > limit:
+            raise GobError(f"text of more than {limit} bytes")
+        return text, stop
+
+    return read
+
+
 def framed(body: bytes | bytearray) -> bytes:
     """Its length goes before it."""
     return encode_uint(len(body)) + body

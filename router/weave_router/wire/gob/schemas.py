@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,9 @@ class Int:
 
 @dataclass(frozen=True, slots=True)
 class String:
-    """Text. Invalid UTF-8 is kept by surrogate escapes, so that it leaves as it came."""
+    """Text of at most `limit` bytes. Invalid UTF-8 is kept by surrogate escapes, so that it leaves as it came."""
+
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +40,39 @@ class Bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Struct:
-    """A struct; `name` is sent in the descriptor, for information only."""
+    """A struct; `name` is sent in the descriptor, for information only.
+
+    `make`: what the decoder turns a dict into; it may raise `GobError`.
+    """
 
     fields: Mapping[str, Schema]
     name: str = ""
+    make: Callable[[dict[str, Any]], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice:
-    """A list of equal elements, at most `limit` of them."""
+    """A list of equal elements, at most `limit` of them.
+
+    `recurring`: most elements are those of the slice that was read before. A decoder that is used again then takes them
+    from there, the same objects, which nobody may change.
+    """
 
     element: Schema
     name: str = ""
     limit: int = 65536
+    recurring: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Map:
-    """A map, at most `limit` entries. A key that comes twice: the last one wins."""
+    """A map, at most `limit` entries. A key that comes twice: the last one wins. `recurring`: as with `Slice`."""
 
     key: Schema
     element: Schema
     name: str = ""
     limit: int = 65536
+    recurring: bool = False
 
 
 Schema = Uint | Int | String | Bytes | Bool | Struct | Slice | Map
