@@ -64,14 +64,9 @@ class Routes:
 
     def __init__(self, ourselves: PeerName, records: Mapping[PeerName, PeerRecord]) -> None:
         self.ourselves = ourselves
-        self._all: Graph = {name: frozenset(link.remote for link in record.links) for name, record in records.items()}
-        half = {
-            name: frozenset(link.remote for link in record.links if link.established)
-            for name, record in records.items()
-        }
-        self._established: Graph = {
-            name: frozenset(other for other in others if name in half.get(other, ())) for name, others in half.items()
-        }
+        self._all: Graph = {name: record.neighbours for name, record in records.items()}
+        half = {name: record.established for name, record in records.items()}
+        self._established: Graph = {name: _agreed(name, others, half) for name, others in half.items()}
         self.peers = frozenset(records)
         """Every peer that is known."""
         self._trees: dict[tuple[bool, PeerName], Tree] = {}
@@ -125,6 +120,11 @@ class Routes:
             chosen.append(_weighted(weights, random))
             del weights[chosen[-1]]
         return chosen
+
+
+def _agreed(name: PeerName, others: frozenset[PeerName], half: Graph) -> frozenset[PeerName]:
+    """Those of the others that say the same."""
+    return frozenset([other for other in others if name in half.get(other, ())])
 
 
 def _weighted(weights: dict[PeerName, int], random: RandomSource) -> PeerName:

@@ -71,6 +71,16 @@ class PeerRecord:
     links: tuple[Link, ...] = ()
 
     @cached_property
+    def neighbours(self) -> frozenset[PeerName]:
+        """Peers that this one has links with."""
+        return frozenset(link.remote for link in self.links)
+
+    @cached_property
+    def established(self) -> frozenset[PeerName]:
+        """Those of them with which the link is established, as this peer sees it."""
+        return frozenset(link.remote for link in self.links if link.established)
+
+    @cached_property
     def encoded(self) -> bytes:
         """The two chunks of this peer in a payload; made once, since complete states are sent often."""
         peer = {
