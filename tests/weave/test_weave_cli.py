@@ -162,6 +162,15 @@ def test_program_is_installed_and_starts_lightly() -> None:
     assert result.stderr.startswith("weave is not running")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["completion", "bash"]])
+def test_output_that_finds_no_room_is_an_error_of_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", "from weave_net.cli import main; main()", *arguments]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "the output cannot be written: No space left on device\n"
+
+
 # Where the daemon is
 
 

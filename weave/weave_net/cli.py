@@ -6,6 +6,7 @@ needs.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from click.shell_completion import CompletionItem
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What only writing to a file or terminal fails with; click deals with a pipe that nobody reads."""
 
 COMMANDS = {
     "attach": "attachments",
@@ -136,6 +140,11 @@ class WeaveGroup(click.Group):
             result = 1
         except click.exceptions.Abort:
             click.echo("interrupted", err=True)
+            result = 1
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            click.echo(f"the output cannot be written: {error.strerror}", err=True)
             result = 1
         sys.exit(result if isinstance(result, int) else 0)
 
