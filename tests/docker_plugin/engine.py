@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import trio
 
 from docker_plugin.fake_weave_daemon import FakeWeaveDaemon
 from weave_docker.plugin import PluginSettings, serve
+from weave_net.http_server import serve_http
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -211,7 +213,7 @@ async def running_plugin(tmp_path: Path, daemon: FakeWeaveDaemon | None = None) 
 
         async def live(scope: trio.CancelScope, done: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
             with scope:
-                await serve(settings, api, task_status=task_status)
+                await serve(settings, api, partial(serve_http, stop=trio.sleep_forever), task_status=task_status)
             done.set()
 
         async def start() -> None:

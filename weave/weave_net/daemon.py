@@ -222,7 +222,7 @@ class _Life:
         said = ""
         while True:
             try:
-                await docker_plugin.serve(settings, client)
+                await docker_plugin.serve(settings, client, partial(serve_http, stop=trio.sleep_forever))
             except* PluginError as errors:
                 text = "; ".join(map(str, leaves(errors)))
                 if text != said:

@@ -9,7 +9,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -20,11 +20,14 @@ from weave_docker.plugin.ipam_driver import IpamDriver
 from weave_docker.plugin.network_driver import NetworkDriver
 from weave_docker.plugin.pool_requests import PoolRequests
 from weave_docker.plugin.reconciliation import reconcile
-from weave_docker.plugin.socket_server import plugin_socket, remove_stale_socket, serve_socket
+from weave_docker.plugin.socket_file import plugin_socket, remove_stale_socket
 from weave_docker.plugin.state_file import StateFile
 
 if TYPE_CHECKING:
+    import socket
+
     import httpx
+    from starlette.types import ASGIApp
 
     from weave_docker.plugin.messages import Message
 
@@ -46,13 +49,25 @@ class PluginSettings:
     socket: Path = DEFAULT_SOCKET
 
 
+class HttpServer(Protocol):
+    """What serves an application on a listening socket, whatever happens, until cancelled."""
+
+    async def __call__(self, application: ASGIApp, sock: socket.socket, *, task_status: trio.TaskStatus[None]) -> None:
+        """Started once requests are taken."""
+
+
 async def serve(
-    settings: PluginSettings, api: httpx.AsyncClient, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    settings: PluginSettings,
+    api: httpx.AsyncClient,
+    serve_http: HttpServer,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the engine until cancelled; started once it may come.
 
     `api`: a client of the daemon's HTTP API, which must answer already; its base URL is the daemon's. It is not closed
-    here. Raises `SocketError`, `StateError` and `DaemonRefused`, all before it has started.
+    here. `serve_http`: the daemon's own server. Raises `SocketError`, `StateError` and `DaemonRefused`, all before it
+    has started.
     """
     remove_stale_socket(settings.socket)
     states, daemon = StateFile(settings.state_file), Daemon(api)
@@ -71,7 +86,7 @@ async def serve(
     with plugin_socket(settings.socket) as sock:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_remove_unjoined, states, daemon)
-            await nursery.start(serve_socket, application.asgi(), sock)
+            await nursery.start(serve_http, application.asgi(), sock)
             task_status.started()
 
 

@@ -1,4 +1,4 @@
-"""The Unix socket where the engine looks for plugins, and Hypercorn on it.
+"""The Unix socket where the engine looks for plugins.
 
 The file exists only while requests are served: an engine that finds a dead socket blocks for 15 seconds and more.
 """
@@ -6,15 +6,10 @@ The file exists only while requests are served: an engine that finds a dead sock
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import stat
 from typing import TYPE_CHECKING
-
-import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 
 from weave_docker.plugin.errors import SocketError
 
@@ -22,15 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from starlette.types import ASGIApp
-
 BACKLOG = 128
 SOCKET_MODE = 0o600
 """The engine runs as root."""
-KEEP_ALIVE_S = 30
-RESTART_PAUSE_S = 0.1
-
-_log = logging.getLogger(__name__)
 
 
 def remove_stale_socket(path: Path) -> None:
@@ -70,38 +59,3 @@ def plugin_socket(path: Path) -> Iterator[socket.socket]:
             with contextlib.suppress(OSError):
                 if path.stat().st_ino == identity:  # or else somebody else's by now
                     path.unlink()
-
-
-async def serve_socket(application: ASGIApp, sock: socket.socket, *, task_status: trio.TaskStatus[None]) -> None:
-    """Serve until cancelled; an error in the server's own code starts it again."""
-    started = False
-    while True:
-        try:
-            async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                await nursery.start(_serve_once, application, os.dup(sock.fileno()))
-                if not started:
-                    task_status.started()
-                    started = True
-        except Exception:  # a group that also holds Cancelled is none: cancellation passes
-            if not started:
-                raise
-            _log.exception("the plugin's HTTP server failed and is started again")
-            await trio.sleep(RESTART_PAUSE_S)
-
-
-async def _serve_once(application: ASGIApp, descriptor: int, *, task_status: trio.TaskStatus[list[str]]) -> None:
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.backlog = BACKLOG
-    config.accesslog = None
-    config.errorlog = logging.getLogger("hypercorn")
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.include_server_header = False
-    # Our applications are typed by Starlette, Hypercorn's parameter by asgiref's stricter notion of the same.
-    await serve(
-        application,  # type: ignore[arg-type]
-        config,
-        shutdown_trigger=trio.sleep_forever,
-        task_status=task_status,
-        mode="asgi",
-    )
