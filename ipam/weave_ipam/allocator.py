@@ -563,7 +563,7 @@ class Allocator:
         self._check_decision(now)
 
     def _receive_claims(self, heard: Mapping[Voter, Claims], now: float) -> None:
-        self._effects += self.start.hear(heard)
+        self._effects += self.start.hear(heard, now)
         self._check_decision(now)
 
     def _check_decision(self, now: float) -> None:
@@ -652,7 +652,7 @@ class Allocator:
             self._retry(now)
         elif self._pending or self.start.elects:
             if self.start.elects and not self.conflicts:
-                self._effects += self.start.propose()
+                self._effects += self.start.propose_again(now, TICK)
                 self._check_decision(now)
             else:
                 self._need_ring(now)

@@ -65,6 +65,11 @@ class Election:
         """How many peers are known to vote."""
         return len({voter.name for voter in self.claims})
 
+    @property
+    def highest(self) -> Proposal:
+        """The latest proposal that anybody has promised to follow."""
+        return max((claims.promise for claims in self.claims.values()), default=NO_PROPOSAL)
+
     def learn(self, heard: Mapping[Voter, Claims]) -> bool:
         """Take over what is newer of others' claims; whether anything was."""
         changed = False
@@ -92,8 +97,7 @@ class Election:
     def think(self) -> bool:
         """Promise and accept what the claims of all ask for; whether our own claims changed."""
         before = self.claims.get(self.ourselves, Claims())
-        promise = max((claims.promise for claims in self.claims.values()), default=NO_PROPOSAL)
-        promise = max(promise, before.promise)
+        promise = max(self.highest, before.promise)
         if not promise.round:
             return False
         ours = Claims(promise, before.accepted, before.value, before.origin)

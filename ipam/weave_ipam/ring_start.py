@@ -30,6 +30,8 @@ class RingStart:
         self._beginning = beginning
         self._election: Election | None = None
         self._observed: dict[Voter, Claims] = {}
+        self._overtaken = float("-inf")
+        """When we last heard of a proposal above ours that was new."""
         self._stored: Claims | None = None
 
     def restore(self, voter: Voter, claims: Claims, *, over: bool) -> None:
@@ -94,7 +96,14 @@ class RingStart:
             election.think()
         return [BroadcastClaims(self._voter)]
 
-    def hear(self, claims: Mapping[Voter, Claims]) -> list[Effect]:
+    def propose_again(self, now: float, pause: float) -> list[Effect]:
+        """The same where none has decided anything, unless another voter has begun a later one within `pause` seconds.
+
+        Else voters would go on and on outdoing each other, and each round is a broadcast of every voter.
+        """
+        return [] if now - self._overtaken < pause else self.propose()
+
+    def hear(self, claims: Mapping[Voter, Claims], now: float) -> list[Effect]:
         """Others have told what they claim."""
         if not self.votes:
             if len(self._observed) < MAX_OBSERVED:
@@ -105,7 +114,12 @@ class RingStart:
         if not claims:
             return []
         election = self._elect()
-        return [BroadcastClaims(self._voter)] if election.learn(claims) and election.think() else []
+        before = election.highest
+        if not election.learn(claims):
+            return []
+        if election.highest > before:
+            self._overtaken = now
+        return [BroadcastClaims(self._voter)] if election.think() else []
 
     def decided(self) -> tuple[PeerName, ...] | None:
         """Who is to share the range, once that is agreed."""

@@ -164,6 +164,31 @@ def test_a_partition_in_an_election_never_leads_to_two_rings(seed: int) -> None:
     run_ipam_cluster(main, seed=seed)
 
 
+def test_voters_without_a_quorum_do_not_outdo_each_other() -> None:
+    """Each proposal is answered by a broadcast of every voter: one in five seconds is enough for all of them."""
+
+    async def main(cluster: IpamCluster) -> None:
+        hosts = await cluster.start_full_mesh(8, init="consensus=20")
+        await cluster.meet()
+
+        def rounds() -> set[int]:
+            claims = [host.allocator.start.own_claims for host in hosts]
+            return {said.promise.round for said in claims if said is not None}
+
+        async with trio.open_nursery() as nursery:
+            for number, host in enumerate(hosts):
+                _ask_and_forget(nursery, host, "web")
+                await trio.sleep(number / 10)
+            await trio.sleep(20)
+            (before,) = rounds()
+            await trio.sleep(MINUTE)
+            (after,) = rounds()
+            assert 10 <= after - before <= 20
+            nursery.cancel_scope.cancel()
+
+    run_ipam_cluster(main)
+
+
 def test_a_minority_whose_hosts_restart_has_no_quorum() -> None:
     """Each life of a host is another voter, but not another host."""
 
