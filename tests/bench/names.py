@@ -6,6 +6,7 @@ Exit status: 0 if all is well, 1 if a target is missed or a system failed, 2 if 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ FIRST_ADDRESS = IPv4Address("10.2.8.0")
 class Bench:
     """A run in an empty lab."""
 
-    def __init__(self, lab: Lab, options: Options, complaints: Console, progress: Progress) -> None:
+    def __init__(self, options: Options, lab: Lab, complaints: Console, progress: Progress) -> None:
         self._lab = lab
         self._options = options
         self._progress = progress
@@ -100,14 +101,7 @@ def report(bench: Bench, console: Console) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and report; the exit status."""
-    options = parse(arguments)
-
-    def measure(lab: Lab, complaints: Console, progress: Progress) -> Bench:
-        bench = Bench(lab, options, complaints, progress)
-        bench.run()
-        return bench
-
-    return run_program(measure, report)
+    return run_program(partial(Bench, parse(arguments)), report)
 
 
 if __name__ == "__main__":

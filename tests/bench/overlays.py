@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ FIRST_PING_TIMEOUT_S = 20
 class Bench:
     """A run in an empty lab."""
 
-    def __init__(self, lab: Lab, options: Options, complaints: Console, progress: Progress) -> None:
+    def __init__(self, options: Options, lab: Lab, complaints: Console, progress: Progress) -> None:
         self._lab = lab
         self._options = options
         self._progress = progress
@@ -87,7 +88,7 @@ class Bench:
             self.figures.add(key, step.round, found[column.name])
 
 
-def report(bench: Bench, options: Options, console: Console) -> int:
+def report(options: Options, bench: Bench, console: Console) -> int:
     """Print the results and write the JSON; the exit status."""
     systems = bench.systems
     for underlay in options.underlays:
@@ -104,13 +105,7 @@ def report(bench: Bench, options: Options, console: Console) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Measure and report; the exit status."""
     options = parse(arguments)
-
-    def measure(lab: Lab, complaints: Console, progress: Progress) -> Bench:
-        bench = Bench(lab, options, complaints, progress)
-        bench.run()
-        return bench
-
-    return run_program(measure, lambda bench, console: report(bench, options, console))
+    return run_program(partial(Bench, options), partial(report, options))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -23,11 +23,19 @@ PIPE_WIDTH = 120
 FAILED = 1
 NOTHING_MEASURED = 2
 
-B = TypeVar("B")
+
+class Measuring(Protocol):
+    """What a program makes for a run, with a lab, a console for complaints and a line of progress."""
+
+    def run(self) -> None:
+        """Measure. LabError if there is nothing to measure."""
 
 
-def run_program(measure: Callable[[Lab, Console, Progress], B], report: Callable[[B, Console], int]) -> int:
-    """Measure in an empty lab and report; the exit status. The first console is for complaints."""
+M = TypeVar("M", bound=Measuring)
+
+
+def run_program(make: Callable[[Lab, Console, Progress], M], report: Callable[[M, Console], int]) -> int:
+    """Measure in an empty lab and report; the exit status."""
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     complaints = Console(stderr=True, soft_wrap=True)
     try:
@@ -35,8 +43,9 @@ def run_program(measure: Callable[[Lab, Console, Progress], B], report: Callable
             if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
                 raise LabError(f"the bench needs {', '.join(missing)} (install with `.ci/packages bench`)")
             with Progress(complaints) as progress:
-                measured = measure(lab, complaints, progress)
-            return report(measured, console)
+                bench = make(lab, complaints, progress)
+                bench.run()
+            return report(bench, console)
     except Interrupted as interrupt:
         complaints.print("Interrupted; everything is removed.")
         return 128 + interrupt.number

@@ -1,12 +1,14 @@
-"""Fixtures: one host for all tests of the plugins, since a daemon takes a second to start."""
+"""Fixtures: one host for all tests of the plugins, since a daemon takes a second to start; a namespace alone."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cni_plugin.cni_host import CniHost
+from lab.namespace import Namespace
 from lab.network import Lab
 
 if TYPE_CHECKING:
@@ -68,6 +70,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     item.stash[_failed] = item.stash.get(_failed, False) or report.failed  # type: ignore[attr-defined]
     return report
+
+
+@pytest.fixture(scope="module")
+def netns() -> Iterator[str]:
+    """A container's network namespace, where no host is needed."""
+    namespace = Namespace(f"cni{os.getpid()}")
+    namespace.create()
+    yield str(namespace.path)
+    namespace.remove()
 
 
 @pytest.fixture

@@ -5,32 +5,19 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trio
 
 from cni_plugin.hostile_caller import Answer, GoneError, Hostile, with_daemon
-from lab.namespace import Namespace
 from weave_cni.server import CniServer
 from weave_net.attachment import host_interface_name
 from weave_net.testing.wirings import FakeWiring
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.root
 
 HOST_LOCAL = {"ipam": {"type": "host-local"}}
-
-
-@pytest.fixture(scope="module")
-def netns() -> Iterator[str]:
-    """A container's network namespace."""
-    namespace = Namespace(f"hostile{os.getpid()}")
-    namespace.create()
-    yield str(namespace.path)
-    namespace.remove()
 
 
 def test_life(tmp_path: Path, netns: str) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni_plugin.hostile_caller import Hostile, standard_input, with_daemon
-from lab.namespace import Namespace
 from weave_cni.install import install_plugins
 from weave_cni.pending import PENDING, record_name
 from weave_cni.wire import encode_call
@@ -22,19 +21,9 @@ from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def netns() -> Iterator[str]:
-    """A container's network namespace."""
-    namespace = Namespace(f"records{os.getpid()}")
-    namespace.create()
-    yield str(namespace.path)
-    namespace.remove()
 
 
 @pytest.fixture

@@ -8,37 +8,25 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from weave.fragile_store import FragileStore
+from weave.lonely_parts import make_attachments
 from weave_net.attachment import host_interface_name
 from weave_net.attachment_request import AttachmentRequest, check_key, parse_detached_address, parse_interface_address
 from weave_net.attachments import OPERATION_LIMIT_S, Attachments
-from weave_net.container_addresses import ContainerAddresses
-from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
-from weave_net.testing.wirings import FakeWiring, bridge_address
+from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
-from weave_router.testing.stores import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from weave_router.doors import JsonValue, VethInfo, VethRequest
+    from weave_router.doors import VethInfo, VethRequest
     from weave_router.testing.hosts import ContainerInterface
+    from weave_router.testing.stores import MemoryStore
 
 WEB = "/run/netns/web"
 DB = "/run/netns/db"
 WEB_SIDE = host_interface_name("web", "ethwe")
-
-
-class FragileStore(MemoryStore):
-    """A store whose next write can be made to fail."""
-
-    failing = False
-
-    async def write(self, changes: Mapping[str, JsonValue | None]) -> None:
-        if self.failing:
-            self.failing = False
-            raise StoreError("disk full")
-        await super().write(changes)
 
 
 class World:
@@ -47,7 +35,7 @@ class World:
     def __init__(self) -> None:
         self.fakes = FakeWiring()
         self.host = self.fakes.host
-        self.store = FragileStore()
+        self.store = FragileStore("")
         self.attachments = self.restarted(self.store)
 
     async def start(self) -> None:
@@ -56,17 +44,7 @@ class World:
         self.host.add_namespace(DB)
 
     def restarted(self, store: MemoryStore) -> Attachments:
-        return Attachments(
-            self.host,
-            store,
-            bridge="weave",
-            mtu=1376,
-            namespace_identity=self.fakes.identify,
-            addresses=ContainerAddresses(None),
-            names=ContainerNames(None),
-            gateway=bridge_address,
-            boot="this boot",
-        )
+        return make_attachments(self.fakes, store)
 
     async def put(self, *addresses: str, key: str = "web", netns: str = WEB, **fields: Any) -> dict[str, Any]:
         request = AttachmentRequest(netns=netns, addresses=addresses, **fields)

@@ -9,13 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from weave.lonely_parts import make_attachments
 from weave_net.attachment import host_interface_name
 from weave_net.attachment_request import AttachmentRequest
 from weave_net.attachments import GRACE_S, SWEEP_S, Attachments
-from weave_net.container_addresses import ContainerAddresses
-from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError
-from weave_net.testing.wirings import BRIDGE_ADDRESS, FakeWiring, bridge_address
+from weave_net.testing.wirings import BRIDGE_ADDRESS, FakeWiring
 from weave_router.errors import HostError
 from weave_router.testing.stores import MemoryStore
 
@@ -42,17 +41,7 @@ class World:
         self.attachments = self.restarted()
 
     def restarted(self, boot: str = "this boot") -> Attachments:
-        return Attachments(
-            self.host,
-            self.store,
-            bridge="weave",
-            mtu=1376,
-            namespace_identity=self.fakes.identify,
-            addresses=ContainerAddresses(None),
-            names=ContainerNames(None),
-            gateway=bridge_address,
-            boot=boot,
-        )
+        return make_attachments(self.fakes, self.store, boot=boot)
 
     async def put(self, request: AttachmentRequest = REQUEST, **changes: Any) -> Attachment:
         return await self.attachments.put("web", "eth0", replace(request, **changes))

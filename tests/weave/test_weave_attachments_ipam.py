@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_interface
@@ -13,43 +12,25 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from weave.fragile_store import FragileStore
 from weave.http_asker import WEB, Asker, on_socket, with_daemon
+from weave.lonely_parts import lonely_ipam, lonely_mesh, make_attachments
 from weave_ipam.service import WAIT_S, Ipam
-from weave_ipam.settings import parse_settings
 from weave_net.attachment import host_interface_name
 from weave_net.attachment_request import AttachmentRequest, check_key
 from weave_net.attachments import GRACE_S, SWEEP_S, Attachments
-from weave_net.container_addresses import ContainerAddresses
-from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
-from weave_net.testing.wirings import FakeWiring, bridge_address
-from weave_router.control.mesh import Mesh
-from weave_router.control.targets import Targets
+from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
-from weave_router.testing.stores import MemoryStore
-from weave_router.wire.peer_name import PeerName
-from weave_router.wire.topology import PeerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from weave_router.doors import JsonValue, VethInfo, VethRequest
+    from weave_router.doors import VethInfo, VethRequest
 
 DB = "/run/netns/db"
 OTHER = "range 10.99.0.0/24 out of bounds: 10.32.0.0/12"
-
-
-class FragileStore(MemoryStore):
-    """A store that can fail to write attachments; what the allocator writes goes through."""
-
-    failing = False
-
-    async def write(self, changes: Mapping[str, JsonValue | None]) -> None:
-        if self.failing and any(key.startswith("attachment/") for key in changes):
-            self.failing = False
-            raise StoreError("disk full")
-        await super().write(changes)
 
 
 class World:
@@ -59,36 +40,15 @@ class World:
         self.beginning = beginning
         self.fakes = FakeWiring()
         self.host = self.fakes.host
-        self.store = FragileStore()
+        self.store = FragileStore("attachment/")
         self.ipam: Ipam
         self.attachments: Attachments
 
     async def begin(self) -> None:
         """Start the parts of a daemon, or the next one, on the present store."""
-        name, chance = PeerName(1), random.Random(1)
-        mesh = Mesh(
-            PeerRecord(name, "h1", 1),
-            Targets(name, 6783, chance),
-            overlays=(),
-            connection_limit=0,
-            random=chance,
-            now=trio.current_time(),
-        )
-        settings = parse_settings("10.32.0.0/12", None, self.beginning)
-        assert settings
-        self.ipam = Ipam(settings, mesh, self.store, random=chance, clock=lambda: 0.0)
+        self.ipam = lonely_ipam(lonely_mesh(), self.store, self.beginning)
         await self.ipam.begin()
-        self.attachments = Attachments(
-            self.host,
-            self.store,
-            bridge="weave",
-            mtu=1376,
-            namespace_identity=self.fakes.identify,
-            addresses=ContainerAddresses(self.ipam),
-            names=ContainerNames(None),
-            gateway=bridge_address,
-            boot="this boot",
-        )
+        self.attachments = make_attachments(self.fakes, self.store, ipam=self.ipam)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -601,7 +561,7 @@ async def test_address_of_an_attachment_that_a_crash_cut_short_is_freed_at_the_s
         nursery.start_soon(world.put, "net:default")
         await trio.sleep(1)
         assert sorted(world.owned()) == ["by-hand", "web"]
-        survivor = FragileStore(await world.store.read())
+        survivor = FragileStore("attachment/", await world.store.read())
         nursery.cancel_scope.cancel()
     world.store = survivor
     await world.begin()

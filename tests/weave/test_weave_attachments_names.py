@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address, ip_interface
@@ -13,48 +12,28 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from weave.fragile_store import FragileStore
 from weave.http_asker import WEB, Answer, Asker, on_socket, with_daemon
+from weave.lonely_parts import lonely_ipam, lonely_mesh, make_attachments
 from weave_dns.entries import Bond
 from weave_dns.errors import InvalidName, OutsideDomain, TooMany
 from weave_dns.service import Names
 from weave_dns.settings import DnsSettings
-from weave_ipam.service import Ipam
-from weave_ipam.settings import parse_settings
 from weave_net.attachment_request import AttachmentRequest
 from weave_net.attachments import GRACE_S, SWEEP_S, Attachments
-from weave_net.container_addresses import ContainerAddresses
-from weave_net.container_names import ContainerNames
 from weave_net.errors import AttachmentConflict, AttachmentError, StoreError
 from weave_net.testing.daemons import running_daemon
-from weave_net.testing.wirings import FakeWiring, bridge_address
-from weave_router.control.mesh import Mesh
-from weave_router.control.targets import Targets
+from weave_net.testing.wirings import FakeWiring
 from weave_router.errors import HostError
-from weave_router.testing.stores import MemoryStore
 from weave_router.wire.peer_name import PeerName
-from weave_router.wire.topology import PeerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
-
-    from weave_router.doors import JsonValue
 
 DB = "/run/netns/db"
 NAME = "web.weave.local"
 OTHER = "other.weave.local"
-
-
-class FragileStore(MemoryStore):
-    """A store that can fail to write attachments."""
-
-    failing = False
-
-    async def write(self, changes: Mapping[str, JsonValue | None]) -> None:
-        if self.failing and any(key.startswith("attachment/") for key in changes):
-            self.failing = False
-            raise StoreError("disk full")
-        await super().write(changes)
 
 
 class World:
@@ -63,39 +42,19 @@ class World:
     def __init__(self) -> None:
         self.fakes = FakeWiring()
         self.host = self.fakes.host
-        self.store = FragileStore()
+        self.store = FragileStore("attachment/")
         self.names: Names
         self.attachments: Attachments
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[None]:
         """The parts of a daemon, at work on the present store; each time it is the next one."""
-        name, chance = PeerName(1), random.Random(1)
-        mesh = Mesh(
-            PeerRecord(name, "h1", 1),
-            Targets(name, 6783, chance),
-            overlays=(),
-            connection_limit=0,
-            random=chance,
-            now=trio.current_time(),
-        )
-        settings = parse_settings("10.32.0.0/12", None, None)
-        assert settings
-        ipam = Ipam(settings, mesh, self.store, random=chance, clock=lambda: 0.0)
+        mesh = lonely_mesh()
+        ipam = lonely_ipam(mesh, self.store)
         await ipam.begin()
         self.names = Names(DnsSettings(), mesh, self.store, clock=lambda: 1_700_000_000.0)
         await self.names.begin()
-        self.attachments = Attachments(
-            self.host,
-            self.store,
-            bridge="weave",
-            mtu=1376,
-            namespace_identity=self.fakes.identify,
-            addresses=ContainerAddresses(ipam),
-            names=ContainerNames(self.names),
-            gateway=bridge_address,
-            boot="this boot",
-        )
+        self.attachments = make_attachments(self.fakes, self.store, ipam=ipam, names=self.names)
         async with trio.open_nursery() as nursery:
             await nursery.start(ipam.run)
             await nursery.start(self.names.run)

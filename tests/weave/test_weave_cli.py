@@ -14,52 +14,36 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
+from weave.fake_daemon_process import NAMESPACE, Cli, caller, daemon, forget_containers
 from weave_net import launch as launcher
 from weave_net.cli import ABSENT_COMMANDS, ALIASES, COMMANDS, weave
 from weave_net.client import DaemonClient
 from weave_net.directories import Directories
 from weave_net.launch_flags import FUTURE_FLAGS, GONE_FLAGS
 from weave_net.settings import DaemonSettings
-from weave_net.shutdown import stop_daemon
 from weave_net.status_views import VIEWS
 from weave_net.version import program_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
-NAMESPACE = f"/proc/{os.getpid()}/ns/net"
-
-Cli = Callable[..., Result]
 Launch = Callable[..., tuple[DaemonSettings, str]]
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
     """Those of a daemon that runs, with this process's namespace as the only one that it knows."""
-    base = tmp_path_factory.mktemp("host")
-    directories = Directories(base / "state", base / "run")
-    directories.prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WEAVE_TEST_NAMESPACE", NAMESPACE)
-        settings = DaemonSettings(directories=directories, nickname="h1", name=1)
-        launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
-    yield directories
-    stop_daemon(directories)
+    with daemon(tmp_path_factory.mktemp("host")) as directories:
+        yield directories
 
 
 @pytest.fixture
 def cli(directories: Directories) -> Iterator[Cli]:
     """Runs `weave` against that daemon, which afterwards has no targets and no attachments again."""
-
-    def run(*arguments: str, **environment: str) -> Result:
-        return CliRunner().invoke(weave, list(arguments), env={"WEAVE_RUN_DIR": str(directories.run), **environment})
-
-    yield run
+    yield caller(directories)
+    forget_containers(directories)
     with DaemonClient(directories) as client:
         client.post("/connect", {"replace": "true"})
-        for entry in json.loads(client.document("/attachment")):
-            client.delete_attachment(entry["id"], entry["interface"], [])
 
 
 def alone(*arguments: str, **environment: str) -> Result:

@@ -5,59 +5,43 @@ This process is the container: its network namespace is the only one that the da
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner, Result
 
 from docker_plugin.fake_engine import FakeEngine, fake_engine, full_id
+from weave.fake_daemon_process import (
+    ALLOCATES_ALONE,
+    NAMESPACE,
+    Cli,
+    caller,
+    daemon,
+    fails,
+    forget_containers,
+    succeeds,
+)
 from weave_docker import engine_containerd, engine_podman, engine_sockets
 from weave_docker.engine_sockets import Engine
 from weave_net import container_process
-from weave_net import launch as launcher
-from weave_net.cli import weave
 from weave_net.client import DaemonClient
 from weave_net.commands import attachments
-from weave_net.directories import Directories
-from weave_net.settings import DaemonSettings
-from weave_net.shutdown import stop_daemon
-from weave_router.wire.peer_name import parse_peer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    Cli = Callable[..., Result]
+    from weave_net.directories import Directories
 
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
 PID = os.getpid()
-NAMESPACE = f"/proc/{PID}/ns/net"
 WEB = full_id(1)
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
-    base = tmp_path_factory.mktemp("host")
-    directories = Directories(base / "state", base / "run")
-    directories.prepare()
-    (base / "resolv.conf").write_text("nameserver 127.0.0.99\n")  # where nobody listens
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WEAVE_TEST_NAMESPACE", NAMESPACE)
-        settings = DaemonSettings(
-            directories=directories,
-            nickname="h1",
-            name=parse_peer_name("::1"),
-            ipalloc_init="consensus=1",
-            ipalloc_default_subnet="10.32.1.0/24",
-            resolv_conf=str(base / "resolv.conf"),
-        )
-        launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
-    yield directories
-    stop_daemon(directories)
+    with daemon(tmp_path_factory.mktemp("host"), **ALLOCATES_ALONE) as directories:
+        yield directories
 
 
 @pytest.fixture
@@ -74,30 +58,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngi
 @pytest.fixture
 def cli(directories: Directories, engine: FakeEngine) -> Iterator[Cli]:
     """Runs `weave` against that daemon, which afterwards has no attachments and no names again."""
-
-    def run(*arguments: str) -> Result:
-        environment = {"WEAVE_RUN_DIR": str(directories.run), "DOCKER_HOST": f"unix://{engine.socket}"}
-        return CliRunner().invoke(weave, list(arguments), env=environment)
-
-    yield run
-    with DaemonClient(directories) as client:
-        for entry in client.attachments():
-            client.delete_attachment(entry["id"], entry["interface"], [])
-        for entry in json.loads(client.document("/name")) or []:
-            client.remove_names(entry["ContainerID"], None, None)
-
-
-def succeeds(result: Result) -> str:
-    """Standard output of a command that has to succeed without a word on standard error."""
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
-def fails(result: Result) -> str:
-    """The one line on standard error of a command that failed."""
-    assert (result.exit_code, result.stdout) == (1, ""), result.output
-    assert result.stderr.count("\n") == 1
-    return result.stderr
+    yield caller(directories, DOCKER_HOST=f"unix://{engine.socket}")
+    forget_containers(directories)
 
 
 def attached(directories: Directories) -> list[tuple[str, str, list[str]]]:

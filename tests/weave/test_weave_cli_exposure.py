@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from weave_net import launch as launcher
-from weave_net.cli import weave
+from weave.fake_daemon_process import ALLOCATES_ALONE, Cli, caller, daemon, fails, succeeds
 from weave_net.client import DaemonClient
-from weave_net.directories import Directories
-from weave_net.settings import DaemonSettings
-from weave_net.shutdown import stop_daemon
-from weave_router.wire.peer_name import parse_peer_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
+    from click.testing import Result
+
+    from weave_net.directories import Directories
+
 MAC = "00:00:00:00:00:01"
-
-Cli = Callable[..., Result]
-
-
-def daemon(base: Path, **changes: Any) -> Iterator[Directories]:
-    """Run a daemon; its directories."""
-    directories = Directories(base / "state", base / "run")
-    directories.prepare()
-    settings = DaemonSettings(directories=directories, nickname="h1", name=parse_peer_name("::1"), **changes)
-    launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
-    yield directories
-    stop_daemon(directories)
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
     """Of a daemon that allocates addresses alone."""
-    yield from daemon(
-        tmp_path_factory.mktemp("host"), ipalloc_init="consensus=1", ipalloc_default_subnet="10.32.1.0/24"
-    )
+    with daemon(tmp_path_factory.mktemp("host"), **ALLOCATES_ALONE) as directories:
+        yield directories
 
 
 @pytest.fixture
@@ -55,31 +37,9 @@ def cli(directories: Directories) -> Iterator[Cli]:
             client.hide(addresses)
 
 
-def caller(directories: Directories) -> Cli:
-    """Runs `weave` against the daemon that lives there."""
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(weave, list(arguments), env={"WEAVE_RUN_DIR": str(directories.run)})
-
-    return run
-
-
-def succeeds(result: Result) -> str:
-    """Standard output of a command that has to succeed without a word on standard error."""
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
 def finds_nothing(result: Result) -> str:
     """Standard error of a command that had nothing to do, which is no failure."""
     assert (result.exit_code, result.stdout) == (0, "")
-    return result.stderr
-
-
-def fails(result: Result) -> str:
-    """The one line on standard error of a command that failed."""
-    assert (result.exit_code, result.stdout) == (1, ""), result.output
-    assert result.stderr.count("\n") == 1
     return result.stderr
 
 
@@ -128,7 +88,7 @@ def test_nonsense(cli: Cli) -> None:
 
 
 def test_without_allocation(tmp_path: Path) -> None:
-    for directories in daemon(tmp_path, ipalloc_range=""):
+    with daemon(tmp_path, ipalloc_range="") as directories:
         cli = caller(directories)
         assert fails(cli("expose")) == "net:default: address allocation is off; give an address as ADDRESS/LEN\n"
         assert succeeds(cli("expose", "10.2.1.5/24")) == "10.2.1.5\n"

@@ -2,84 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from weave.fake_daemon_process import NAMESPACE, Cli, caller, daemon, fails, forget_containers, succeeds
 from weave_net import launch as launcher
 from weave_net.cli import weave
 from weave_net.client import DaemonClient
-from weave_net.directories import Directories
 from weave_net.errors import ApiError
 from weave_net.settings import DaemonSettings
-from weave_net.shutdown import stop_daemon
-from weave_router.wire.peer_name import parse_peer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
-NAMESPACE = f"/proc/{os.getpid()}/ns/net"
-
-Cli = Callable[..., Result]
-
-
-def daemon(base: Path, **changes: Any) -> Iterator[Directories]:
-    """Run a daemon with this process's namespace as the only one that it knows; its directories."""
-    directories = Directories(base / "state", base / "run")
-    directories.prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WEAVE_TEST_NAMESPACE", NAMESPACE)
-        settings = DaemonSettings(directories=directories, nickname="h1", name=parse_peer_name("::1"), **changes)
-        launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
-    yield directories
-    stop_daemon(directories)
+    from weave_net.directories import Directories
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
     """Of a daemon that shares the range with a peer that is gone."""
-    yield from daemon(
-        tmp_path_factory.mktemp("host"), ipalloc_init="seed=::1,::2", ipalloc_default_subnet="10.32.1.0/24"
-    )
+    base = tmp_path_factory.mktemp("host")
+    with daemon(base, ipalloc_init="seed=::1,::2", ipalloc_default_subnet="10.32.1.0/24") as directories:
+        yield directories
 
 
 @pytest.fixture
 def cli(directories: Directories) -> Iterator[Cli]:
     """Runs `weave` against that daemon, which afterwards has no attachments again."""
     yield caller(directories)
-    with DaemonClient(directories) as client:
-        for entry in json.loads(client.document("/attachment")):
-            client.delete_attachment(entry["id"], entry["interface"], [])
-
-
-def caller(directories: Directories) -> Cli:
-    """Runs `weave` against the daemon that lives there."""
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(weave, list(arguments), env={"WEAVE_RUN_DIR": str(directories.run)})
-
-    return run
+    forget_containers(directories)
 
 
 def attach(cli: Cli, *arguments: str) -> str:
     """What `weave attach` prints to standard output; it has to succeed without a word on standard error."""
-    result = cli("attach", "--netns", NAMESPACE, *arguments)
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
-def fails(result: Result) -> str:
-    """The one line on standard error of a command that failed."""
-    assert (result.exit_code, result.stdout) == (1, ""), result.output
-    assert result.stderr.count("\n") == 1
-    return result.stderr
+    return succeeds(cli("attach", "--netns", NAMESPACE, *arguments))
 
 
 # Attaching
@@ -113,7 +72,7 @@ def test_attach_conflict(cli: Cli) -> None:
 
 
 def test_attach_without_allocation(tmp_path: Path) -> None:
-    for directories in daemon(tmp_path, ipalloc_range=""):
+    with daemon(tmp_path, ipalloc_range="") as directories:
         cli = caller(directories)
         text = fails(cli("attach", "--netns", NAMESPACE))
         assert text == "net:default: address allocation is off; give an address as ADDRESS/LEN\n"

@@ -2,96 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner, Result
 
+from weave.fake_daemon_process import (
+    ALLOCATES_ALONE,
+    NAMESPACE,
+    Cli,
+    caller,
+    daemon,
+    fails,
+    forget_containers,
+    succeeds,
+)
 from weave.http_asker import free_port
-from weave_net import launch as launcher
-from weave_net.cli import weave
-from weave_net.client import DaemonClient
 from weave_net.directories import Directories
-from weave_net.settings import DaemonSettings
-from weave_net.shutdown import stop_daemon
-from weave_router.wire.peer_name import parse_peer_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
-NAMESPACE = f"/proc/{os.getpid()}/ns/net"
 ORIGIN = "00:00:00:00:00:01"
 LONG = "0123456789abcdef" * 4
 """A container id as container engines make them."""
 
-Cli = Callable[..., Result]
-
-
-def daemon(base: Path, **changes: Any) -> Iterator[Directories]:
-    """Run a daemon with this process's namespace as the only one that it knows; its directories."""
-    directories = Directories(base / "state", base / "run")
-    directories.prepare()
-    (base / "resolv.conf").write_text("nameserver 127.0.0.99\n")  # where nobody listens
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WEAVE_TEST_NAMESPACE", NAMESPACE)
-        settings = DaemonSettings(
-            directories=directories,
-            nickname="h1",
-            name=parse_peer_name("::1"),
-            **{
-                "ipalloc_init": "consensus=1",
-                "ipalloc_default_subnet": "10.32.1.0/24",
-                "resolv_conf": str(base / "resolv.conf"),
-                **changes,
-            },
-        )
-        launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
-    yield directories
-    stop_daemon(directories)
-
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
-    yield from daemon(tmp_path_factory.mktemp("host"))
+    with daemon(tmp_path_factory.mktemp("host"), **ALLOCATES_ALONE) as directories:
+        yield directories
 
 
 @pytest.fixture
 def cli(directories: Directories) -> Iterator[Cli]:
     """Runs `weave` against that daemon, which afterwards has no attachments and no names again."""
     yield caller(directories)
-    with DaemonClient(directories) as client:
-        for entry in client.attachments():
-            client.delete_attachment(entry["id"], entry["interface"], [])
-        for entry in json.loads(client.document("/name")) or []:
-            client.remove_names(entry["ContainerID"], None, None)
-
-
-def caller(directories: Directories) -> Cli:
-    """Runs `weave` against the daemon that lives there."""
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(weave, list(arguments), env={"WEAVE_RUN_DIR": str(directories.run)})
-
-    return run
-
-
-def succeeds(result: Result) -> str:
-    """Standard output of a command that has to succeed without a word on standard error."""
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
-def fails(result: Result) -> str:
-    """The one line on standard error of a command that failed."""
-    assert (result.exit_code, result.stdout) == (1, ""), result.output
-    assert result.stderr.count("\n") == 1
-    return result.stderr
+    forget_containers(directories)
 
 
 def line(name: str, address: str, container: str) -> str:
@@ -287,7 +234,7 @@ def test_container_is_no_path(cli: Cli, text: str) -> None:
 
 def test_peer_is_no_path(tmp_path: Path) -> None:
     """'/peer/.' is '/peer' to an HTTP client, and to DELETE that is to hand all addresses over."""
-    for directories in daemon(tmp_path):
+    with daemon(tmp_path, **ALLOCATES_ALONE) as directories:
         cli = caller(directories)
         cli("rmpeer", ".")
         assert attach(cli)
@@ -389,20 +336,20 @@ def test_arguments_without_an_address_to_listen_at(cli: Cli) -> None:
 
 @pytest.mark.root
 def test_arguments(tmp_path: Path) -> None:
-    for directories in daemon(tmp_path, dns_listen_address="127.0.0.97", dns_domain="Example.test"):
+    with daemon(tmp_path, **ALLOCATES_ALONE, dns_listen_address="127.0.0.97", dns_domain="Example.test") as directories:
         assert succeeds(caller(directories)("dns-args")) == "--dns=127.0.0.97 --dns-search=Example.test"
 
 
 def test_arguments_cannot_tell_a_port(tmp_path: Path) -> None:
     port = free_port()
-    for directories in daemon(tmp_path, dns_listen_address=f"127.0.0.1:{port}"):
+    with daemon(tmp_path, **ALLOCATES_ALONE, dns_listen_address=f"127.0.0.1:{port}") as directories:
         error = fails(caller(directories)("dns-args"))
         assert error == f"the name server listens at port {port}, and containers always ask at port 53\n"
 
 
 def test_arguments_name_an_address_that_containers_can_ask(tmp_path: Path) -> None:
     """0.0.0.0 is all addresses of this host to a server, and the container itself to who asks."""
-    for directories in daemon(tmp_path, dns_listen_address=f"0.0.0.0:{free_port()}"):
+    with daemon(tmp_path, **ALLOCATES_ALONE, dns_listen_address=f"0.0.0.0:{free_port()}") as directories:
         assert "0.0.0.0" not in caller(directories)("dns-args").stdout
 
 
@@ -411,7 +358,7 @@ def test_arguments_name_an_address_that_containers_can_ask(tmp_path: Path) -> No
 
 def test_names_that_are_off(tmp_path: Path) -> None:
     off = "names are off (--no-dns)\n"
-    for directories in daemon(tmp_path, dns=False):
+    with daemon(tmp_path, **ALLOCATES_ALONE, dns=False) as directories:
         cli = caller(directories)
         assert succeeds(cli("dns-args")) == ""
         for arguments in (

@@ -13,38 +13,28 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from weave_net import launch as launcher
+from weave.fake_daemon_process import NAMESPACE, daemon
 from weave_net.cli import ALIASES, COMMANDS, COMPLETION_VARIABLE, weave
 from weave_net.client import DaemonClient
 from weave_net.commands.views import VIEWS
 from weave_net.completion import SHELLS, VARIABLE
-from weave_net.directories import Directories
-from weave_net.settings import DaemonSettings
-from weave_net.shutdown import stop_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from weave_net.directories import Directories
+
 PROGRAM = Path(sys.executable).with_name("weave")
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
-NAMESPACE = f"/proc/{os.getpid()}/ns/net"
 CONTAINER = "c0ffee" * 10 + "abcd"
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
     """Those of a daemon with one container, whose id is long, and some targets."""
-    base = tmp_path_factory.mktemp("host")
-    directories = Directories(base / "state", base / "run")
-    directories.prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WEAVE_TEST_NAMESPACE", NAMESPACE)
-        settings = DaemonSettings(directories=directories, nickname="h1", name=1, dns=False, peers=("h3.example:7000",))
-        launcher.launch_in_background(settings, directories.log, FAKE_DAEMON)
-    with DaemonClient(directories) as client:
-        client.put_attachment(CONTAINER, "ethwe", {"netns": NAMESPACE, "addresses": ["10.2.1.1/24"]})
-    yield directories
-    stop_daemon(directories)
+    with daemon(tmp_path_factory.mktemp("host"), dns=False, peers=("h3.example:7000",)) as directories:
+        with DaemonClient(directories) as client:
+            client.put_attachment(CONTAINER, "ethwe", {"netns": NAMESPACE, "addresses": ["10.2.1.1/24"]})
+        yield directories
 
 
 def ask(*words: str, run_dir: Path = Path("/nonexistent")) -> list[str]:

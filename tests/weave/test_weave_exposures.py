@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface, ip_address, ip_interface
 from typing import TYPE_CHECKING
@@ -13,45 +12,27 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from weave.fragile_store import FragileStore
 from weave.http_asker import JSON, WEB, Asker, on_socket, on_tcp, on_writable_tcp, with_daemon
+from weave.lonely_parts import lonely_ipam, lonely_mesh
 from weave_dns.errors import InvalidName, TooMany
 from weave_ipam.service import WAIT_S, Ipam
-from weave_ipam.settings import parse_settings
 from weave_net.attachments import OPERATION_LIMIT_S
 from weave_net.container_addresses import ContainerAddresses
 from weave_net.errors import AttachmentConflict, AttachmentError, DaemonError, StoreError
 from weave_net.exposures import HOLDER, WATCH_AGAIN_S, Exposures
 from weave_net.testing.daemons import running_daemon
 from weave_net.testing.wirings import FakeWiring
-from weave_router.control.mesh import Mesh
-from weave_router.control.targets import Targets
 from weave_router.errors import HostError
 from weave_router.testing.hosts import RecordingHost
-from weave_router.testing.stores import MemoryStore
-from weave_router.wire.peer_name import PeerName
-from weave_router.wire.topology import PeerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from ipaddress import IPv4Address, IPv6Address
     from pathlib import Path
 
-    from weave_router.doors import JsonValue
-
 MAC = "02:00:00:00:00:01"
 NAME = "gate.weave.local"
-
-
-class FragileStore(MemoryStore):
-    """A store that can fail to write exposures; what the allocator writes goes through."""
-
-    failing = False
-
-    async def write(self, changes: Mapping[str, JsonValue | None]) -> None:
-        if self.failing and any(key.startswith("exposure/") for key in changes):
-            self.failing = False
-            raise StoreError("disk full")
-        await super().write(changes)
 
 
 class RememberedNames:
@@ -87,7 +68,7 @@ class World:
         self.beginning = beginning
         self.network = network
         self.host = RecordingHost()
-        self.store = FragileStore()
+        self.store = FragileStore("exposure/")
         self.names = RememberedNames()
         self.ipam: Ipam | None
         self.exposures: Exposures
@@ -95,19 +76,11 @@ class World:
     @asynccontextmanager
     async def daemon(self, *, watching: bool = False) -> AsyncIterator[None]:
         """The parts of a daemon, at work on the present store and bridge."""
-        name, chance = PeerName(1), random.Random(1)
-        mesh = Mesh(
-            PeerRecord(name, "h1", 1),
-            Targets(name, 6783, chance),
-            overlays=(),
-            connection_limit=0,
-            random=chance,
-            now=trio.current_time(),
-        )
-        settings = parse_settings(self.network, "10.32.0.0/16" if self.network else None, self.beginning)
         self.ipam = None
-        if settings is not None:
-            self.ipam = Ipam(settings, mesh, self.store, random=chance, clock=lambda: 0.0)
+        if self.network:
+            self.ipam = lonely_ipam(
+                lonely_mesh(), self.store, self.beginning, network=self.network, default_subnet="10.32.0.0/16"
+            )
         await self.host.ensure_bridge("weave", MAC, 1376)
         async with trio.open_nursery() as nursery:
             if self.ipam is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
+from weave.fake_daemon_process import FAKE_DAEMON
 from weave_net.cli import weave
 from weave_net.directories import Directories
 from weave_net.errors import LaunchError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from click.testing import Result
-
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
 
 
 class Host:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from ipaddress import ip_network
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from weave.fake_daemon_process import FAKE_DAEMON
 from weave_net.directories import Directories
 from weave_net.errors import ClientError
 from weave_net.instance_lock import running_pid
@@ -21,7 +21,8 @@ from weave_net.sqlite_store import open_store
 from weave_net.testing.wirings import FakeWiring
 from weave_router.doors import ExposedSubnet, VethRequest
 
-FAKE_DAEMON = (sys.executable, "-P", str(Path(__file__).with_name("fake_daemon.py")))
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
