@@ -209,8 +209,10 @@ def test_privileges() -> None:
     check_privileges("weave launch", "Name:\tweave\nCapEff:\t000001ffffffffff\n")
     check_privileges("weave launch", "CapEff:\t0000000000001000\n")
     for status in ("CapEff:\t0000000000000000\n", "CapEff:\t000001ffffffefff\n", ""):
-        with pytest.raises(LaunchError, match="weave reset needs root"):
-            check_privileges("weave reset", status)
+        with pytest.raises(LaunchError, match=r"weave reset needs root.*sudo"):
+            check_privileges("weave reset", f"Uid:\t1000\t1000\t1000\t1000\n{status}")
+        with pytest.raises(LaunchError, match="which root does not have here; a container has it with --privileged"):
+            check_privileges("weave reset", f"Uid:\t0\t0\t0\t0\n{status}")
 
 
 # Flags in Go's notation

@@ -52,6 +52,12 @@ def check_privileges(command: str, status: str | None = None) -> None:
             status = file.read()
     effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
     if not int(effective, 16) >> _CAP_NET_ADMIN & 1:
+        user = next((line.split()[2] for line in status.splitlines() if line.startswith("Uid:")), "")
+        if user == "0":
+            raise LaunchError(
+                f"{command} needs the capability CAP_NET_ADMIN, which root does not have here; a container has it with "
+                "--privileged or --cap-add NET_ADMIN"
+            )
         raise LaunchError(
             f"{command} needs root, or the capability CAP_NET_ADMIN, since it changes network devices; try it with sudo"
         )
