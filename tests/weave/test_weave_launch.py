@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -90,6 +92,20 @@ def test_life_of_a_daemon(host: Host) -> None:
     log = host.directories.log.read_text().splitlines()
     assert len([line for line in log if line.endswith("ready")]) == 2
     assert all(line[10] == "T" for line in log)
+
+
+def test_daemon_that_is_just_dying_is_waited_for(host: Host) -> None:
+    """After `kill -9` the kernel drops the lock only when it has closed all that the daemon had."""
+    host.directories.run.mkdir()
+    host.directories.pid_file.write_text("4242\n")
+    with host.directories.pid_file.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        release = threading.Timer(0.4, fcntl.flock, (file, fcntl.LOCK_UN))
+        release.start()
+        result = host.launch()
+        release.join()
+    assert result.exit_code == 0, result.output
+    assert host.pid() not in (None, 4242)
 
 
 @pytest.mark.parametrize("way", ["flag", "file", "variable"])

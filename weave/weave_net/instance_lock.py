@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-PROBE_TOLERANCE_S = 0.3
-"""`running_pid` holds the lock for an instant; taking it tries for this long before it believes in another daemon."""
+TOLERANCE_S = 1.0
+"""Whoever wants the lock tries for this long before they believe in another daemon: `running_pid` holds it for an
+instant, and a killed daemon until the kernel has closed all that it had.
+"""
 
 _RETRY_S = 0.02
 
@@ -36,7 +38,7 @@ class InstanceLock:
         self._descriptor = -1
 
     def __enter__(self) -> InstanceLock:
-        deadline = time.monotonic() + PROBE_TOLERANCE_S
+        deadline = time.monotonic() + TOLERANCE_S
         while not self._try():
             if time.monotonic() > deadline:
                 raise AlreadyRunning(_read_pid(self._path), self._path.parent)

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from weave_net.errors import AlreadyRunning, LaunchError
-from weave_net.instance_lock import running_pid
+from weave_net.instance_lock import TOLERANCE_S, running_pid, wait_until_free
 from weave_net.logging_setup import open_log_file, redirect_output
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def check_privileges(command: str, status: str | None = None) -> None:
 
 def check_not_running(settings: DaemonSettings) -> None:
     """Whether the run directory is free; the daemon looks again, with a lock. Raises `AlreadyRunning`."""
-    pid = running_pid(settings.directories.pid_file)
-    if pid is not None:
+    pid_file = settings.directories.pid_file
+    if not wait_until_free(pid_file, TOLERANCE_S) and (pid := running_pid(pid_file)) is not None:
         raise AlreadyRunning(pid, settings.directories.run)
 
 
