@@ -19,7 +19,7 @@ from weave_net.errors import AlreadyRunning, AttachmentError, LaunchError
 from weave_net.flags import normalise_flags
 from weave_net.instance_lock import InstanceLock, running_pid, wait_until_free
 from weave_net.launch import check_privileges
-from weave_net.logging_setup import LineFormatter, open_log_file, reopen_log_file, set_up_logging
+from weave_net.logging_setup import PACKAGES, LineFormatter, open_log_file, reopen_log_file, set_up_logging
 from weave_net.namespaces import absolute_namespace_path, default_attachment_id, namespace_identity
 from weave_net.service_notify import notify_service_manager
 
@@ -127,12 +127,11 @@ def test_tracebacks_are_indented() -> None:
 def own_logging() -> Iterator[None]:
     """Puts back what `set_up_logging` changes in the whole process."""
     root = logging.getLogger()
-    names = ("weave_net", "weave_router")
-    before = (root.handlers[:], root.level, [logging.getLogger(name).level for name in names])
+    before = (root.handlers[:], root.level, [logging.getLogger(name).level for name in PACKAGES])
     yield
     root.handlers[:], level, levels = before
     root.setLevel(level)
-    for name, own in zip(names, levels, strict=True):
+    for name, own in zip(PACKAGES, levels, strict=True):
         logging.getLogger(name).setLevel(own)
     logging.captureWarnings(False)
 

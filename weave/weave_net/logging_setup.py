@@ -32,6 +32,10 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
 }
 
 
+PACKAGES = ("weave_net", "weave_cni", "weave_docker", "weave_ipam", "weave_dns", "weave_router")
+"""Ours, which log from another level on than libraries."""
+
+
 class LineFormatter(logging.Formatter):
     """Time in UTC with milliseconds, level, logger, message; see the top of this module."""
 
@@ -56,7 +60,7 @@ def set_up_logging(level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
-    for ours in ("weave_net", "weave_cni", "weave_docker", "weave_ipam", "weave_dns", "weave_router"):
+    for ours in PACKAGES:
         logging.getLogger(ours).setLevel(_number(level))
     logging.captureWarnings(True)
 
