@@ -23,6 +23,7 @@ from weave_docker.engine_documents import (
     read_event,
     read_json,
     read_network,
+    read_networks,
     read_running,
     refusal,
 )
@@ -82,6 +83,10 @@ class EngineClient:
             return None
         document = await self._get(f"/networks/{text}")
         return None if document is None else read_network(document)
+
+    async def networks(self) -> list[Network]:
+        """All networks, without their endpoints."""
+        return read_networks(await self._get("/networks"), self.engine)
 
     async def watch(self, send: trio.MemorySendChannel[Event]) -> None:
         """Hand over events until cancelled: first and after each loss of the stream `connected`, then what happens.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Literal
 
@@ -63,6 +63,13 @@ class Network:
     id: str
     driver: str
     options: dict[str, str]
+    ipam_driver: str = ""
+    subnets: tuple[tuple[str, str], ...] = ()
+    """Of each the subnet, and the part that addresses are taken from; empty where that is all of it."""
+    endpoints: frozenset[str] | None = None
+    """Ids of all, those of containers that are just being started among them; None if it is not told."""
+    addresses: frozenset[str] = frozenset()
+    """Of the endpoints, without prefix length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +159,31 @@ def read_network(document: Any) -> Network:
     """Read what `network inspect` says."""
     values = _map(document)
     options = {key: value for key, value in _map(values.get("Options")).items() if isinstance(value, str)}
-    return Network(id=_text(values, "Id"), driver=_text(values, "Driver"), options=options)
+    ipam = _map(values.get("IPAM"))
+    containers = values.get("Containers")
+    endpoints = [_map(endpoint) for endpoint in _map(containers).values()]
+    identifiers = frozenset(filter(None, (_text(endpoint, "EndpointID") for endpoint in endpoints)))
+    interfaces = [_text(endpoint, field) for endpoint in endpoints for field in ("IPv4Address", "IPv6Address")]
+    return Network(
+        id=_text(values, "Id"),
+        driver=_text(values, "Driver"),
+        options=options,
+        ipam_driver=_text(ipam, "Driver"),
+        subnets=tuple((_text(part, "Subnet"), _text(part, "IPRange")) for part in _maps(ipam.get("Config"))),
+        endpoints=identifiers if isinstance(containers, dict) else None,
+        addresses=frozenset(filter(None, (_address(text.partition("/")[0]) for text in interfaces))),
+    )
+
+
+def read_networks(document: Any, engine: object) -> list[Network]:
+    """All networks of a list, which tells nothing of their endpoints. Raises `EngineUnavailable`."""
+    if not isinstance(document, list):
+        raise _nonsense(engine, "its list of networks is none")
+    return [
+        replace(network, endpoints=None, addresses=frozenset())  # Docker has an empty list there
+        for network in map(read_network, document)
+        if is_container_name(network.id)
+    ]
 
 
 def read_event(line: bytes) -> Event | None:
@@ -197,6 +228,10 @@ def _address(text: str) -> str:
 
 def _map(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    return [_map(entry) for entry in value] if isinstance(value, list) else []
 
 
 def _text(values: dict[str, Any], field: str) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from weave_docker.engine_sockets import Engine
+
 GATEWAY = "com.docker.network.gateway"
 MAC_OPTION = "com.docker.network.endpoint.macaddress"
 GENERIC = "com.docker.network.generic"
@@ -204,10 +206,14 @@ class RunningPlugin:
 
 
 @asynccontextmanager
-async def running_plugin(tmp_path: Path, daemon: FakeWeaveDaemon | None = None) -> AsyncIterator[RunningPlugin]:
-    """A plugin and the daemon it serves."""
+async def running_plugin(
+    tmp_path: Path, daemon: FakeWeaveDaemon | None = None, *engines: Engine
+) -> AsyncIterator[RunningPlugin]:
+    """A plugin and the daemon it serves; `engines`: those that it may ask."""
     daemon = daemon or FakeWeaveDaemon()
-    settings = PluginSettings(state_file=tmp_path / "state" / "docker.json", socket=tmp_path / "plugins" / "weave.sock")
+    settings = PluginSettings(
+        state_file=tmp_path / "state" / "docker.json", socket=tmp_path / "plugins" / "weave.sock", engines=engines
+    )
     async with daemon.client() as api, trio.open_nursery() as nursery:
         ended = trio.Event()
 

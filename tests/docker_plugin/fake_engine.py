@@ -121,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             state = {True: "running", False: "exited"}
             documents = self.engine.containers.values()
             self._answer([{"Id": d["Id"], "State": state[d["State"]["Running"]]} for d in documents])
+        elif path == "/networks":
+            self._answer([{**document, "Containers": {}} for document in self.engine.networks.values()])
         elif path.startswith("/networks/"):
             self._answer(self.engine.networks.get(path.split("/")[2]))
         else:

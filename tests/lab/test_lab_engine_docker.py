@@ -33,6 +33,8 @@ NETWORK = "mesh"
 PLUGIN_SOCKET = "/run/docker/plugins/weave.sock"
 PORT = 8080
 INTERFACE = "ethwe0"
+ABANDONED_LIMIT_S = 150.0
+"""The engine is looked at each minute, twice."""
 NAMES_LIMIT_S = 40.0
 """Names of containers that end while dockerd is away are removed when the daemon has found it again."""
 
@@ -292,6 +294,31 @@ def test_dockerd_is_restarted(engines: list[Docker], crash: bool) -> None:
     assert not two.inspect()["State"]["Running"]
     two.start()
     reaches_soon(there, two.address(INTERFACE))
+
+
+@pytest.mark.waits
+def test_what_docker_could_not_tell_goes_later(mesh: EngineMesh, engines: list[Docker], before: list[Remains]) -> None:
+    """As where the router is a container of the engine: that stops it first and starts it last."""
+    engine, host = engines[0], mesh.hosts[0]
+    there = engines[1].start("there", "--network", NETWORK)
+    one, two = (engine.start(name, "--network", NETWORK) for name in ("one", "two"))
+    addresses = all_reach_all([one, two, there], INTERFACE)
+    host.weave("stop")
+    one.remove()
+    engine.down()
+    engine.up()
+    assert not two.inspect()["State"]["Running"]
+    mesh.launch(host)
+    assert {address for address in addresses if address in host.weave("ps")} == set(addresses[:2])
+    two.start()
+    assert two.address(INTERFACE) != addresses[1]
+    reaches_soon(there, two.address(INTERFACE))
+    held = set(host.weave("ps").split()) & {f"{address}/{SUBNET.prefixlen}" for address in addresses}
+    wait_until(lambda: not held & set(host.weave("ps").split()), ABANDONED_LIMIT_S, "the addresses to be released")
+    reaches_soon(there, two.address(INTERFACE))
+    two.remove()
+    there.remove()
+    nothing_left(mesh.hosts, before, NAMES_LIMIT_S)
 
 
 def test_containers_outlive_dockerd(engines: list[Docker]) -> None:

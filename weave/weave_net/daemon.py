@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from weave_docker.engine_sockets import Engine
     from weave_net.host_facts import HostFacts
     from weave_net.settings import DaemonSettings, HttpAddress
     from weave_router.doors import Host, Store
@@ -204,8 +205,9 @@ class _Life:
             timeout=None,  # noqa: S113 - each request ends by itself
         )
         if self._settings.plugin_socket is not None:
-            front.start_soon(self._serve_docker, self._settings.plugin_socket, client)
-            for engine in (engine for engine in self._settings.engines if engine.name == DOCKER.name):
+            engines_of_docker = tuple(engine for engine in self._settings.engines if engine.name == DOCKER.name)
+            front.start_soon(self._serve_docker, self._settings.plugin_socket, engines_of_docker, client)
+            for engine in engines_of_docker:
                 driver = self._settings.plugin_socket.stem
                 front.start_soon(partial(docker_names.run, engine, client, driver=driver))
         cni = CniServer(client, self._cni_socket, self._settings.directories.run)
@@ -215,10 +217,10 @@ class _Life:
             self._serving += 1
             await front.start(self._serve, api, sock, access, address)
 
-    async def _serve_docker(self, socket_path: Path, client: httpx.AsyncClient) -> None:
+    async def _serve_docker(self, socket_path: Path, engines: tuple[Engine, ...], client: httpx.AsyncClient) -> None:
         """Docker's network driver; whatever happens to it, the network goes on without it."""
         state = self._settings.directories.docker_state
-        settings = docker_plugin.PluginSettings(socket=socket_path, state_file=state)
+        settings = docker_plugin.PluginSettings(socket=socket_path, state_file=state, engines=engines)
         said = ""
         while True:
             try:

@@ -103,7 +103,7 @@ class IpamDriver:
         state = await self._states.change(lambda state: state.without_pool(pool_id))
         if pool_id not in state.pools:
             for address, held in state.unused_addresses(pool_id).items():
-                await self._forget(address, held, pool_id)
+                await self.forget(address, held, pool_id)
         return {}
 
     async def request_address(self, message: Message) -> dict[str, Any]:
@@ -187,10 +187,11 @@ class IpamDriver:
         pool_id, address = message.text("PoolID"), str(read_address(message.text("Address")))
         held = self._states.state.addresses.get(address)
         if held is not None and pool_id in held.pools:
-            await self._forget(address, held, pool_id)
+            await self.forget(address, held, pool_id)
         return {}
 
-    async def _forget(self, address: str, held: Held, pool_id: str) -> None:
+    async def forget(self, address: str, held: Held, pool_id: str) -> None:
+        """One network less uses an address; after the last it is free. Raises `StateError`."""
         left = held.without_pool(pool_id)
         if left.pools:
             await self._states.change(lambda state: state.with_changed_address(address, left))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from weave_docker.engine_client import EngineClient
+from weave_docker.plugin.abandoned import Tidying
 from weave_docker.plugin.application import Application
 from weave_docker.plugin.daemon_api import Daemon
 from weave_docker.plugin.errors import DaemonRefused, StateError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import httpx
     from starlette.types import ASGIApp
 
+    from weave_docker.engine_sockets import Engine
     from weave_docker.plugin.messages import Message
 
 DEFAULT_SOCKET = Path("/run/docker/plugins/weave.sock")
@@ -47,6 +50,8 @@ class PluginSettings:
     state_file: Path
     """Belongs next to the daemon's own state: the two have to go together."""
     socket: Path = DEFAULT_SOCKET
+    engines: tuple[Engine, ...] = ()
+    """Where it can be asked what became of endpoints; see `abandoned`. Nothing else needs it."""
 
 
 class HttpServer(Protocol):
@@ -86,6 +91,9 @@ async def serve(
     with plugin_socket(settings.socket) as sock:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_remove_unjoined, states, daemon)
+            if settings.engines:
+                engines = [EngineClient(engine) for engine in settings.engines]
+                nursery.start_soon(Tidying(engines, settings.socket.stem, states, daemon, ipam).run)
             await nursery.start(serve_http, application.asgi(), sock)
             task_status.started()
 
