@@ -156,6 +156,14 @@ async def test_same_key_in_another_living_namespace_is_a_conflict(world: World) 
 
 
 @in_a_world
+async def test_second_id_of_a_namespace_is_told_the_first(world: World) -> None:
+    await world.put("10.2.1.5/24")
+    with pytest.raises(AttachmentConflict, match=r"interface ethwe of ours already, as web: use that id"):
+        await world.put("10.2.1.6/24", key="other")
+    assert world.addresses() == ["10.2.1.5/24"]
+
+
+@in_a_world
 async def test_another_mac_is_a_conflict(world: World) -> None:
     mac = (await world.put("10.2.1.5/24"))["mac"]
     assert (await world.put(mac=mac))["mac"] == mac

@@ -397,6 +397,8 @@ class Attachments:
         identity = self._identity_of(request)
         known = self._known.get((attachment_id, interface))
         if known is None:
+            if not request.create:  # the host knows best whether there is an interface, whoever's
+                await self._check_nobody_elses(interface, identity)
             return None
         if known.namespace_identity == identity and known.peer == request.peer:
             if not request.create:
@@ -414,6 +416,16 @@ class Attachments:
                 f"{known.netns or known.peer}; detach that one first or use another id"
             )
         return None  # a container that was started anew: its old interface went with its old namespace
+
+    async def _check_nobody_elses(self, interface: str, identity: str) -> None:
+        """Whether the namespace has the interface of another id. Raises `AttachmentConflict`."""
+        others = [known for known in self._known.values() if known.interface == interface]
+        other = next((known for known in others if identity and known.namespace_identity == identity), None)
+        if other is not None and other.host_interface in await self._host.list_attached(self.bridge):
+            raise AttachmentConflict(
+                f"this network namespace has an interface {interface} of ours already, as {other.id}: "
+                "use that id, or detach it first"
+            )
 
     async def _remember(
         self, made: Attachment, info: VethInfo, known: Attachment | None, namespace: str | None
