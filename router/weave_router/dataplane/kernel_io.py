@@ -291,5 +291,5 @@ def _tap_problem(name: str, error: Exception) -> str:
     if number == errno.EPERM:
         return "creating a TAP device needs root (CAP_NET_ADMIN)"
     if number == errno.ENOENT:
-        return "/dev/net/tun is missing: load the kernel module tun (modprobe tun)"
+        return "/dev/net/tun is missing: load the module tun (modprobe tun), or give a container --device /dev/net/tun"
     return f"cannot create TAP device {name}: {error}"

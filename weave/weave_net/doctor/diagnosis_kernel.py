@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 MODULES = {"bridge": "bridge", "veth": "veth", "TAP": "tun", "VXLAN": "vxlan"}
 """Kernel modules by kind of device."""
+_MORE = {
+    "VXLAN": "; or launch with --no-fastdp to do without it",
+    "TAP": "; if the daemon runs in a container: --privileged, or --device /dev/net/tun",
+}
 _PACKAGE = "some distributions have it in a package of extra kernel modules, such as linux-modules-extra"
 
 
@@ -22,11 +26,11 @@ def diagnose_kernel(kernel: KernelFacts) -> Iterator[Finding]:
     missing = {kind: why for kind, why in kernel.devices.items() if why}
     for kind, why in missing.items():
         module = MODULES.get(kind, kind.lower())
-        without = "; or launch with --no-fastdp to do without it" if kind == "VXLAN" else ""
+        more = _MORE.get(kind, "")
         yield problem(
             "kernel devices",
             f"this kernel ({kernel.release}) makes no {kind} device: {why}",
-            f"'modprobe {module}' ({_PACKAGE}){without}",
+            f"'modprobe {module}' ({_PACKAGE}){more}",
         )
     if not missing:
         yield ok("kernel devices", f"{_and(list(kernel.devices))} devices can be made (kernel {kernel.release})")

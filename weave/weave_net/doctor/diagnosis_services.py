@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from weave_net.doctor.facts import AllocationFacts, NameFacts
     from weave_net.doctor.findings import Finding
 
-_DEAF = re.compile(r"cannot listen at (?P<address>\S+)")
+_DEAF = re.compile(r"cannot listen at \S+: (?P<reason>.*)")
+_REMEDIES = {
+    "Address already in use": "another program has that port: see 'ss -lnptu sport = :53', have it listen at its own "
+    "addresses only (dnsmasq: bind-interfaces), or launch with --dns-listen-address",
+    "Permission denied": "ports below 1024 need root or CAP_NET_BIND_SERVICE, which a container of the daemon may lack "
+    "(--cap-add NET_BIND_SERVICE); or launch with --dns-listen-address and another port",
+    "Cannot assign requested address": "this host has no such address (yet): see 'ip addr'; it is tried again, or "
+    "launch with another --dns-listen-address",
+}
+_OTHER_REMEDY = "the daemon's log may tell more; launch with another --dns-listen-address"
 
 
 def diagnose_allocation(allocation: AllocationFacts | None) -> Iterator[Finding]:
@@ -68,8 +77,7 @@ def diagnose_names(names: NameFacts | None, *, exposed: bool) -> Iterator[Findin
             yield problem(
                 "names",
                 trouble,
-                "another program has that port: see 'ss -lnptu sport = :53', have it listen at its own addresses only "
-                "(dnsmasq: bind-interfaces), or launch with --dns-listen-address",
+                _REMEDIES.get(deaf["reason"], _OTHER_REMEDY),
             )
         elif names.listening:
             clear = False
