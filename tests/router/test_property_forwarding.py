@@ -1,36 +1,23 @@
 """Several forwarders joined: what becomes of frames in steady topologies and while views of the topology differ.
 
-Peers are joined through their real queues and plain packets, delivered in random order until nothing is on its way.
 sleeve.md sections 9 and 9.6; design, "Data plane": exactly once while steady, at most once while it changes.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weave_router.control.routes import Routes
-from weave_router.dataplane.captured import burst_of
-from weave_router.dataplane.forwarder import Forwarder
-from weave_router.dataplane.neighbour import Neighbour
-from weave_router.frames.segmentation import PLAIN_VNET_HEADER
-from weave_router.sleeve.cipher import PlainCipher
-from weave_router.sleeve.link import SleeveLink
-from weave_router.testing.silent_link import SilentLink
+from router.joined_forwarders import GROUPS, JoinedForwarders, connected
 from weave_router.wire.peer_name import PeerName
-from weave_router.wire.topology import Link, PeerRecord
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn
 
-Edges = frozenset[tuple[PeerName, PeerName]]
 NAMES = [PeerName(name) for name in (1, 2, 3, 7, 2**40, 2**47 + 1, 2**48 - 1)]
-GROUPS = [b"\xff" * 6, bytes.fromhex("33330000fb01"), bytes.fromhex("01005e000001")]
 
 
 def mac(name: PeerName) -> bytes:
@@ -42,99 +29,23 @@ def frame(destination: bytes, source: PeerName, mark: int = 0) -> bytes:
     return destination + mac(source) + b"\x88\xb5" + bytes([mark]) + bytes(50)
 
 
-def routes(name: PeerName, names: list[PeerName], edges: Edges) -> Routes:
-    """The routes of a peer that knows these links, established at both ends."""
-    links = {
-        peer: tuple(
-            Link(b if a == peer else a, "", outbound=True, established=True) for a, b in sorted(edges) if peer in (a, b)
-        )
-        for peer in names
-    }
-    return Routes(name, {peer: PeerRecord(peer, links=links[peer]) for peer in names})
-
-
-@dataclass
-class Mesh:
-    """Forwarders, the connections between them, and what their bridges were given."""
-
-    names: list[PeerName]
-    connections: Edges
-    views: dict[PeerName, Edges]
-    rng: random.Random
-    sent: int = 0
-    injected: dict[PeerName, Counter[bytes]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.forwarders = {name: Forwarder(routes(name, self.names, self.views[name])) for name in self.names}
-        self.injected = {name: Counter() for name in self.names}
-        for a, b in self.connections:
-            for here, there in ((a, b), (b, a)):
-                link = SleeveLink(1, 6, ("10.0.0.1", 6783), 0.0)
-                self.forwarders[here].neighbours[there] = Neighbour(there, link, PlainCipher(here), SilentLink())
-
-    def capture(self, name: PeerName, captured: bytes, now: float = 1.0) -> None:
-        """A container at this peer sends a frame; everything that follows from it happens."""
-        self.forwarders[name].captured_burst(burst_of([PLAIN_VNET_HEADER + captured]), now)
-        self.settle(now)
-
-    def settle(self, now: float) -> None:
-        on_the_way: list[tuple[PeerName, PeerName, bytes]] = []
-        while True:
-            for name, forwarder in self.forwarders.items():
-                self.injected[name].update(frame for frame in forwarder.injected if isinstance(frame, bytes))
-                forwarder.injected.clear()
-                for neighbour in forwarder.pending:
-                    groups, dropped = neighbour.take_packets()
-                    assert dropped == 0
-                    packets = [packet for _, runs in groups for run in runs for packet in run.packets()]
-                    on_the_way += [(name, neighbour.name, bytes(packet)) for packet in packets]
-                forwarder.pending.clear()
-            if not on_the_way:
-                return
-            self.sent += 1
-            assert self.sent < 500, "frames go round for ever"
-            sender, receiver, packet = on_the_way.pop(self.rng.randrange(len(on_the_way)))
-            forwarder = self.forwarders[receiver]
-            neighbour = forwarder.neighbours[sender]
-            special = forwarder.received(neighbour, neighbour.cipher.open(packet), now)
-            assert special == []
-
-    def counts(self, captured: bytes) -> dict[PeerName, int]:
-        return {name: self.injected[name][captured] for name in self.names}
-
-    def everywhere_but(self, *names: PeerName) -> dict[PeerName, int]:
-        return {name: 0 if name in names else 1 for name in self.names}
-
-    def only_at(self, at: PeerName) -> dict[PeerName, int]:
-        return {name: int(name == at) for name in self.names}
-
-
 @st.composite
-def edge_sets(draw: DrawFn, names: list[PeerName]) -> Edges:
-    """A connected topology: a tree and some more links."""
-    edges = {tuple(sorted((names[number], names[draw(st.integers(0, number - 1))]))) for number in range(1, len(names))}
-    pairs = [(a, b) for a in names for b in names if a < b]
-    edges |= set(draw(st.lists(st.sampled_from(pairs), max_size=6)))
-    return frozenset((a, b) for a, b in edges)
-
-
-@st.composite
-def steady(draw: DrawFn) -> Mesh:
+def steady(draw: DrawFn) -> JoinedForwarders:
     names = NAMES[: draw(st.integers(2, len(NAMES)))]
-    edges = draw(edge_sets(draw(st.permutations(names))))
-    return Mesh(sorted(names), edges, dict.fromkeys(names, edges), random.Random(draw(st.integers(0, 999))))
+    edges = draw(connected(draw(st.permutations(names)), 6))
+    return JoinedForwarders(sorted(names), edges, random.Random(draw(st.integers(0, 999))))
 
 
 @st.composite
-def changing(draw: DrawFn, views: int = 2) -> Mesh:
+def changing(draw: DrawFn, views: int = 2) -> JoinedForwarders:
     """Some peers know of a change already, others do not; the connections of all views exist still."""
     names = NAMES[: draw(st.integers(3, len(NAMES)))]
-    known = [draw(edge_sets(draw(st.permutations(names)))) for _ in range(views)]
+    known = [draw(connected(draw(st.permutations(names)), 6)) for _ in range(views)]
     if draw(st.booleans()):  # one link more or less
         known = [known[0], *(frozenset(set(known[0]) ^ {draw(st.sampled_from(sorted(edges)))}) for edges in known[1:])]
     chosen = {name: draw(st.sampled_from(known)) for name in names}
     connections = frozenset[tuple[PeerName, PeerName]]().union(*known)
-    return Mesh(sorted(names), connections, chosen, random.Random(draw(st.integers(0, 999))))
+    return JoinedForwarders(sorted(names), connections, random.Random(draw(st.integers(0, 999))), views=chosen)
 
 
 STEADY = settings(max_examples=60, deadline=None)
@@ -146,19 +57,19 @@ CHANGING = settings(max_examples=200, deadline=None)
 
 @STEADY
 @given(steady(), st.sampled_from(GROUPS))
-def test_a_broadcast_reaches_every_other_peer_exactly_once(mesh: Mesh, group: bytes) -> None:
+def test_a_broadcast_reaches_every_other_peer_exactly_once(mesh: JoinedForwarders, group: bytes) -> None:
     for source in mesh.names:
         captured = frame(group, source)
         mesh.capture(source, captured)
 
         assert mesh.counts(captured) == mesh.everywhere_but(source)
     # Each peer but the source is sent it once, and nothing else is sent.
-    assert mesh.sent == len(mesh.names) * (len(mesh.names) - 1)
+    assert mesh.packets == len(mesh.names) * (len(mesh.names) - 1)
 
 
 @STEADY
 @given(steady())
-def test_a_unicast_goes_to_its_peer_alone(mesh: Mesh) -> None:
+def test_a_unicast_goes_to_its_peer_alone(mesh: JoinedForwarders) -> None:
     for name in mesh.names:
         mesh.capture(name, frame(GROUPS[0], name))  # now everyone knows where this address lives
     for source in mesh.names:
@@ -172,7 +83,7 @@ def test_a_unicast_goes_to_its_peer_alone(mesh: Mesh) -> None:
 
 @STEADY
 @given(steady())
-def test_a_frame_to_an_unknown_address_reaches_every_other_peer_exactly_once(mesh: Mesh) -> None:
+def test_a_frame_to_an_unknown_address_reaches_every_other_peer_exactly_once(mesh: JoinedForwarders) -> None:
     for source in mesh.names:
         captured = frame(bytes.fromhex("020000000099"), source)
         mesh.capture(source, captured)
@@ -182,7 +93,7 @@ def test_a_frame_to_an_unknown_address_reaches_every_other_peer_exactly_once(mes
 
 @STEADY
 @given(steady(), st.data())
-def test_an_address_that_only_its_receiver_does_not_know_is_found(mesh: Mesh, data: st.DataObject) -> None:
+def test_an_address_that_only_its_receiver_does_not_know_is_found(mesh: JoinedForwarders, data: st.DataObject) -> None:
     """sleeve.md 9.3: a unicast for a MAC that the receiver does not know goes on along the source's tree, to all."""
     source, believed, owner = (data.draw(st.sampled_from(mesh.names)) for _ in range(3))
     if len({source, believed, owner}) < 3:
@@ -199,7 +110,7 @@ def test_an_address_that_only_its_receiver_does_not_know_is_found(mesh: Mesh, da
 
 @STEADY
 @given(steady(), st.data())
-def test_where_addresses_are_is_learned(mesh: Mesh, data: st.DataObject) -> None:
+def test_where_addresses_are_is_learned(mesh: JoinedForwarders, data: st.DataObject) -> None:
     """A broadcast teaches all peers; a frame in transit teaches none of the relays (9.3)."""
     source = data.draw(st.sampled_from(mesh.names))
     destination = data.draw(st.sampled_from(mesh.names))
@@ -215,7 +126,7 @@ def test_where_addresses_are_is_learned(mesh: Mesh, data: st.DataObject) -> None
 
 @STEADY
 @given(steady(), st.data())
-def test_frames_that_nobody_should_send_are_dropped(mesh: Mesh, data: st.DataObject) -> None:
+def test_frames_that_nobody_should_send_are_dropped(mesh: JoinedForwarders, data: st.DataObject) -> None:
     """Unknown peers, our own frames coming back, special frames of others, broken packets."""
     receiver = data.draw(st.sampled_from(mesh.names))
     forwarder = mesh.forwarders[receiver]
@@ -250,7 +161,7 @@ def test_frames_that_nobody_should_send_are_dropped(mesh: Mesh, data: st.DataObj
 
 @CHANGING
 @given(changing(), st.sampled_from(GROUPS), st.integers(0, 6))
-def test_group_frames_are_never_doubled_while_views_differ(mesh: Mesh, group: bytes, number: int) -> None:
+def test_group_frames_are_never_doubled_while_views_differ(mesh: JoinedForwarders, group: bytes, number: int) -> None:
     source = mesh.names[number % len(mesh.names)]
     captured = frame(group, source)
     mesh.capture(source, captured)
@@ -261,7 +172,7 @@ def test_group_frames_are_never_doubled_while_views_differ(mesh: Mesh, group: by
 
 @CHANGING
 @given(changing(views=4), st.sampled_from(GROUPS), st.integers(0, 6))
-def test_group_frames_are_never_doubled_whatever_the_views(mesh: Mesh, group: bytes, number: int) -> None:
+def test_group_frames_are_never_doubled_whatever_the_views(mesh: JoinedForwarders, group: bytes, number: int) -> None:
     """More than two views at a time: several changes at once."""
     source = mesh.names[number % len(mesh.names)]
     captured = frame(group, source)
@@ -273,7 +184,7 @@ def test_group_frames_are_never_doubled_whatever_the_views(mesh: Mesh, group: by
 
 @CHANGING
 @given(changing(), st.integers(0, 6))
-def test_frames_to_unknown_addresses_come_to_rest_while_views_differ(mesh: Mesh, number: int) -> None:
+def test_frames_to_unknown_addresses_come_to_rest_while_views_differ(mesh: JoinedForwarders, number: int) -> None:
     source = mesh.names[number % len(mesh.names)]
     captured = frame(bytes.fromhex("020000000099"), source)
     mesh.capture(source, captured)
@@ -287,7 +198,7 @@ def test_a_unicast_does_not_go_round_three_relays() -> None:
     before = frozenset({(one, two), (one, three), (two, four)})
     after = frozenset({(one, two), (two, three), (three, four)})
     views = {one: before, two: after, three: before, four: after}
-    mesh = Mesh(names, before | after, views, random.Random(1))
+    mesh = JoinedForwarders(names, before | after, random.Random(1), views=views)
     mesh.forwarders[one].macs.learn_remote(mac(four), four, 1.0)
 
     mesh.capture(one, frame(mac(four), one))
@@ -295,7 +206,7 @@ def test_a_unicast_does_not_go_round_three_relays() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(changing())
-def test_unicasts_come_to_rest_while_views_differ(mesh: Mesh) -> None:
+def test_unicasts_come_to_rest_while_views_differ(mesh: JoinedForwarders) -> None:
     """Between all pairs, to addresses that all know; relays with other views must not send a frame round for ever."""
     for destination in mesh.names:
         for name, forwarder in mesh.forwarders.items():
@@ -307,7 +218,7 @@ def test_unicasts_come_to_rest_while_views_differ(mesh: Mesh) -> None:
             if source == destination:
                 continue
             captured = frame(mac(destination), source, mark=1)
-            mesh.sent = 0
+            mesh.packets = 0
             mesh.capture(source, captured, now=2.0)
 
             counts = mesh.counts(captured)

@@ -16,25 +16,22 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weave_router.control.routes import Routes
+from router.joined_forwarders import GROUPS, Edge, Edges, JoinedForwarders, connected, routes
 from weave_router.dataplane.captured import burst_of
-from weave_router.dataplane.forwarder import Forwarder, KernelPeers
+from weave_router.dataplane.forwarder import KernelPeers
 from weave_router.dataplane.neighbour import Neighbour
 from weave_router.frames.segmentation import PLAIN_VNET_HEADER
 from weave_router.sleeve.cipher import PlainCipher
 from weave_router.sleeve.link import SleeveLink
 from weave_router.testing.silent_link import SilentLink
 from weave_router.wire.peer_name import PeerName
-from weave_router.wire.topology import Link, PeerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hypothesis.strategies import DrawFn
 
-Pair = tuple[PeerName, PeerName]
 NAMES = [PeerName(name) for name in (1, 2, 3, 7, 2**33, 2**41, 2**47 + 1, 2**47 + 2)]
-GROUPS = [b"\xff" * 6, bytes.fromhex("33330000fb01"), bytes.fromhex("01005e000001")]
 UNKNOWN = bytes.fromhex("020000000099")
 SERIAL = b"\x88\xb6"
 
@@ -48,41 +45,21 @@ def frame(destination: bytes, source: PeerName, mark: int = 0) -> bytes:
     return destination + mac(source) + SERIAL + mark.to_bytes(2) + bytes(50)
 
 
-def routes(name: PeerName, names: list[PeerName], edges: Iterable[Pair]) -> Routes:
-    """The routes of a peer that knows these links, established at both ends."""
-    links = {
-        peer: tuple(
-            Link(b if a == peer else a, "", outbound=True, established=True) for a, b in sorted(edges) if peer in (a, b)
-        )
-        for peer in names
-    }
-    return Routes(name, {peer: PeerRecord(peer, links=links[peer]) for peer in names})
-
-
 @dataclass
-class Network:
-    """Forwarders, sleeve between them, the kernels, and what came to each peer's containers.
+class Network(JoinedForwarders):
+    """Forwarders, sleeve between them, and the kernels.
 
     `sends`: (from, to) where the kernel carries frames. `accepts`: (at, from) where they are taken from the kernel.
     """
 
-    names: list[PeerName]
-    edges: frozenset[Pair]
-    rng: random.Random
-    sends: frozenset[Pair] = frozenset()
-    accepts: frozenset[Pair] = frozenset()
-    packets: int = 0
+    sends: Edges = frozenset()
+    accepts: Edges = frozenset()
 
     def __post_init__(self) -> None:
-        self.forwarders = {name: Forwarder(routes(name, self.names, self.edges)) for name in self.names}
-        self.came: dict[PeerName, Counter[bytes]] = {name: Counter() for name in self.names}
-        for a, b in self.edges:
-            for here, there in ((a, b), (b, a)):
-                link = SleeveLink(1, 6, ("10.0.0.1", 6783), 0.0)
-                self.forwarders[here].neighbours[there] = Neighbour(there, link, PlainCipher(here), SilentLink())
+        super().__post_init__()
         self.publish(self.sends, self.accepts)
 
-    def publish(self, sends: frozenset[Pair], accepts: frozenset[Pair]) -> None:
+    def publish(self, sends: Edges, accepts: Edges) -> None:
         self.sends, self.accepts = sends, accepts
         for name, forwarder in self.forwarders.items():
             sent_to = frozenset(there for here, there in sends if here == name)
@@ -103,35 +80,7 @@ class Network:
         for here, there in self.sends:
             if here == name and (there, here) in self.accepts:
                 self.came[there][sent] += 1
-        self.forwarders[name].captured_burst(burst_of([PLAIN_VNET_HEADER + sent]), now)
-        self.settle(now)
-
-    def settle(self, now: float) -> None:
-        on_the_way: list[tuple[PeerName, PeerName, bytes]] = []
-        while True:
-            for name, forwarder in self.forwarders.items():
-                self.came[name].update(each for each in forwarder.injected if isinstance(each, bytes))
-                forwarder.injected.clear()
-                for neighbour in forwarder.pending:
-                    groups, dropped = neighbour.take_packets()
-                    assert dropped == 0
-                    packets = [packet for _, runs in groups for run in runs for packet in run.packets()]
-                    on_the_way += [(name, neighbour.name, bytes(packet)) for packet in packets]
-                forwarder.pending.clear()
-            if not on_the_way:
-                return
-            self.packets += 1
-            assert self.packets < 2000, "frames go round for ever"
-            sender, receiver, packet = on_the_way.pop(self.rng.randrange(len(on_the_way)))
-            forwarder = self.forwarders[receiver]
-            neighbour = forwarder.neighbours[sender]
-            assert forwarder.received(neighbour, neighbour.cipher.open(packet), now) == []
-
-    def counts(self, sent: bytes) -> dict[PeerName, int]:
-        return {name: self.came[name][sent] for name in self.names}
-
-    def once_but(self, name: PeerName) -> dict[PeerName, int]:
-        return {each: int(each != name) for each in self.names}
+        self.capture(name, sent, now)
 
     def dropped(self) -> dict[str, int]:
         """What all routers have dropped."""
@@ -142,13 +91,10 @@ class Network:
 
 
 @st.composite
-def graphs(draw: DrawFn) -> tuple[list[PeerName], frozenset[Pair]]:
+def graphs(draw: DrawFn) -> tuple[list[PeerName], Edges]:
     """2 to 8 peers, and links that connect them all: a tree and some more."""
     names = draw(st.permutations(NAMES))[: draw(st.integers(2, len(NAMES)))]
-    edges = {tuple(sorted((names[number], names[draw(st.integers(0, number - 1))]))) for number in range(1, len(names))}
-    pairs = [(a, b) for a in names for b in names if a < b]
-    edges |= set(draw(st.lists(st.sampled_from(pairs), max_size=10)))
-    return sorted(names), frozenset((a, b) for a, b in edges)
+    return sorted(names), draw(connected(names, 10))
 
 
 @st.composite
@@ -161,7 +107,7 @@ def mixtures(draw: DrawFn) -> Network:
 
 
 @st.composite
-def modes(draw: DrawFn, edges: frozenset[Pair]) -> tuple[frozenset[Pair], frozenset[Pair]]:
+def modes(draw: DrawFn, edges: Edges) -> tuple[Edges, Edges]:
     """What each side does with each neighbour, without regard to what the other does."""
     directed = sorted(edges | {(b, a) for a, b in edges})
     accepts = draw(st.frozensets(st.sampled_from(directed)))
@@ -181,7 +127,7 @@ def test_a_broadcast_reaches_every_other_peer_exactly_once(network: Network, des
     for source in network.names:
         sent = frame(destination, source)
         network.send(source, sent)
-        assert network.counts(sent) == network.once_but(source)
+        assert network.counts(sent) == network.everywhere_but(source)
     assert network.dropped() == {}
 
 
@@ -247,8 +193,8 @@ def test_a_unicast_that_only_the_router_is_given_reaches_its_owner_alone(network
 def test_after_a_change_of_routes_all_are_served_again(network: Network, data: st.DataObject) -> None:
     """New links: what the kernel covers is planned anew."""
     pairs = [(a, b) for a in network.names for b in network.names if a < b]
-    more = network.edges | frozenset(data.draw(st.lists(st.sampled_from(pairs), max_size=5)))
-    for a, b in more - network.edges:
+    more = network.connections | frozenset(data.draw(st.lists(st.sampled_from(pairs), max_size=5)))
+    for a, b in more - network.connections:
         for here, there in ((a, b), (b, a)):
             link = SleeveLink(1, 6, ("10.0.0.1", 6783), 0.0)
             network.forwarders[here].neighbours[there] = Neighbour(there, link, PlainCipher(here), SilentLink())
@@ -257,7 +203,7 @@ def test_after_a_change_of_routes_all_are_served_again(network: Network, data: s
     for source in network.names:
         sent = frame(GROUPS[0], source)
         network.send(source, sent)
-        assert network.counts(sent) == network.once_but(source)
+        assert network.counts(sent) == network.everywhere_but(source)
 
 
 # --- while neighbours disagree --------------------------------------------------------------------------------------
@@ -269,7 +215,7 @@ def test_whatever_neighbours_believe_nothing_comes_twice(
     network: Network, destination: bytes, data: st.DataObject
 ) -> None:
     for mark in range(3):
-        network.publish(*data.draw(modes(network.edges)))
+        network.publish(*data.draw(modes(network.connections)))
         for source in network.names:
             sent = frame(destination, source, mark)
             network.send(source, sent)
@@ -283,7 +229,7 @@ def test_whatever_neighbours_believe_nothing_comes_twice(
 def test_whatever_neighbours_believe_no_unicast_comes_twice(network: Network, data: st.DataObject) -> None:
     network.know(network.names)
     for mark in range(2):
-        network.publish(*data.draw(modes(network.edges)))
+        network.publish(*data.draw(modes(network.connections)))
         for source in network.names:
             for owner in network.names:
                 if owner != source:
@@ -296,13 +242,13 @@ def test_whatever_neighbours_believe_no_unicast_comes_twice(network: Network, da
 @given(mixtures(), st.data())
 def test_who_agrees_is_served_whatever_the_others_do(network: Network, data: st.DataObject) -> None:
     """A direct neighbour gets each frame if it accepts in the way in which it is sent, whatever happens elsewhere."""
-    sends, accepts = data.draw(modes(network.edges))
+    sends, accepts = data.draw(modes(network.connections))
     network.publish(sends, accepts)
     for source in network.names:
         sent = frame(GROUPS[0], source)
         network.send(source, sent)
         counts = network.counts(sent)
-        for a, b in network.edges:
+        for a, b in network.connections:
             if source in (a, b):
                 other = b if source == a else a
                 assert counts[other] == int(((source, other) in sends) == ((other, source) in accepts))
@@ -312,26 +258,26 @@ def test_who_agrees_is_served_whatever_the_others_do(network: Network, data: st.
 @given(mixtures(), st.data())
 def test_when_all_agree_again_all_is_as_if_nothing_had_been(network: Network, data: st.DataObject) -> None:
     sends, accepts = network.sends, network.accepts
-    network.publish(*data.draw(modes(network.edges)))
+    network.publish(*data.draw(modes(network.connections)))
     for source in network.names:
         network.send(source, frame(GROUPS[0], source, mark=1))
     network.publish(sends, accepts)
     for source in network.names:
         sent = frame(GROUPS[0], source, mark=2)
         network.send(source, sent, now=20.0)
-        assert network.counts(sent) == network.once_but(source)
+        assert network.counts(sent) == network.everywhere_but(source)
 
 
 @MANY
 @given(graphs(), st.sampled_from(GROUPS), st.data())
 def test_while_views_and_modes_differ_no_group_frame_comes_twice(
-    graph: tuple[list[PeerName], frozenset[Pair]], group: bytes, data: st.DataObject
+    graph: tuple[list[PeerName], Edges], group: bytes, data: st.DataObject
 ) -> None:
     """Some know of other links; the kernel may serve peers that are no neighbours any more, or not yet."""
     names, edges = graph
     pairs = [(a, b) for a in names for b in names if a < b]
     views = [edges, *(frozenset(data.draw(st.sets(st.sampled_from(pairs)))) for _ in range(2))]
-    network = Network(names, frozenset[Pair]().union(*views), random.Random(data.draw(st.integers(0, 999))))
+    network = Network(names, frozenset[Edge]().union(*views), random.Random(data.draw(st.integers(0, 999))))
     for name, forwarder in network.forwarders.items():
         forwarder.publish(routes(name, names, data.draw(st.sampled_from(views))))
     network.publish(*data.draw(modes(frozenset(pairs))))
@@ -351,7 +297,7 @@ def test_a_peer_that_has_moved_behind_another_gets_a_broadcast_once() -> None:
         forwarder.publish(routes(name, network.names, before if name == a else after))
     sent = frame(GROUPS[0], a)
     network.send(a, sent)
-    assert network.counts(sent) == network.once_but(a)
+    assert network.counts(sent) == network.everywhere_but(a)
 
 
 def test_a_kernel_peer_that_is_no_neighbour_any_more_is_not_served_by_sleeve_too() -> None:
@@ -362,7 +308,7 @@ def test_a_kernel_peer_that_is_no_neighbour_any_more_is_not_served_by_sleeve_too
     network = Network([a, b, c], frozenset({(a, b), (b, c)}), random.Random(1), to_both, from_a)
     sent = frame(GROUPS[0], a)
     network.send(a, sent)
-    assert network.counts(sent) == network.once_but(a)
+    assert network.counts(sent) == network.everywhere_but(a)
     assert network.packets == 0
 
 
