@@ -17,6 +17,8 @@ from weave_docker.plugin import abandoned as module
 from weave_docker.plugin.abandoned import Abandoned, Tidying, abandoned
 from weave_docker.plugin.daemon_api import Daemon
 from weave_docker.plugin.ipam_driver import IpamDriver
+from weave_docker.plugin.messages import Message
+from weave_docker.plugin.network_driver import NetworkDriver
 from weave_docker.plugin.pool_requests import PoolRequests
 from weave_docker.plugin.state import Endpoint, Held, State
 from weave_docker.plugin.state_file import StateFile
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 SUBNET = "10.40.0.0/16"
 POOL = "weave-10.40.0.0-16"
 LOOK_S = 0.05
+REFUSAL = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 NOTHING = Abandoned()
 
 
@@ -210,6 +213,35 @@ def test_two_looks(tmp_path: Path, looks: str, gone: bool) -> None:
     trio.run(main)
 
 
+@pytest.mark.parametrize("released_first", [True, False])
+def test_container_that_starts_very_slowly(tmp_path: Path, released_first: bool) -> None:
+    """Between its address and its endpoint lie two looks. Either the address is kept, or the endpoint claims it."""
+
+    async def main() -> None:
+        async with running_plugin(tmp_path) as plugin, plugin.daemon.client() as api:
+            made = await plugin.network_create(subnet=SUBNET)
+            address = await plugin.request_address(made)
+            states, daemon = StateFile(plugin.state_file), Daemon(api)
+            await states.load()
+            requests = PoolRequests(trio.current_time)
+            ipam, driver = IpamDriver(states, daemon, requests, new_token=str), NetworkDriver(states, daemon, requests)
+            ip = address.partition("/")[0]
+            given = states.state.addresses[ip]
+            interface = {"Address": address, "AddressIPv6": "", "MacAddress": "02:42:ac:11:00:05"}
+            wanted = Message({"NetworkID": made.id, "EndpointID": "e" * 64, "Interface": interface})
+            if released_first:
+                assert await ipam.forget_unused(ip, given)
+                assert plugin.daemon.docker_addresses() == []
+                await driver.create_endpoint(wanted)
+            else:
+                await driver.create_endpoint(wanted)
+                assert not await ipam.forget_unused(ip, given)
+                assert plugin.daemon.docker_addresses() == [address]
+            assert plugin.daemon.attachments["e" * 64]["claim"] is released_first
+
+    trio.run(main)
+
+
 # The plugin at work
 
 
@@ -226,9 +258,11 @@ class World(NamedTuple):
 
     async def run(self, network: DockerNetwork) -> Container:
         """A container that it knows as well."""
+        self.engine.answers["/networks"] = REFUSAL  # or two looks might come before it knows
         made = await self.plugin.run(network)
         document = {"EndpointID": made.endpoint, "IPv4Address": made.address, "IPv6Address": ""}
         self.engine.networks[network.id]["Containers"][made.endpoint] = document
+        del self.engine.answers["/networks"]
         return made
 
     def forget(self, container: Container) -> None:
@@ -294,10 +328,11 @@ async def test_what_the_engine_does_not_know_goes(world: World) -> None:
 async def test_address_whose_release_was_lost_goes(world: World) -> None:
     network = await world.create()
     kept, lost = await world.run(network), await world.run(network)
-    world.forget(lost)
     ids = {"NetworkID": network.id, "EndpointID": lost.endpoint}
     await world.plugin.call("NetworkDriver.DeleteEndpoint", ids)
+    await world.looks(3)
     assert world.knows(lost)
+    world.forget(lost)
     await until(lambda: not world.knows(lost))
     assert world.knows(kept)
 
@@ -307,17 +342,16 @@ async def test_after_a_restart_of_the_daemon(world: World) -> None:
     lost = await world.run(await world.create())
     await world.plugin.kill()
     world.forget(lost)
-    await world.plugin.restart()
     assert world.knows(lost)
+    await world.plugin.restart()
     await until(lambda: not world.knows(lost))
 
 
 @with_engine
 async def test_engine_that_does_not_answer_is_no_reason(world: World) -> None:
     container = await world.run(await world.create())
-    answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     for path in ("/networks", f"/networks/{container.network.id}"):
-        world.engine.answers[path] = answer
+        world.engine.answers[path] = REFUSAL
         world.forget(container)
         asked = len(world.engine.asked)
         await until(lambda: len(world.engine.asked) > asked + 4)  # noqa: B023 - awaited here

@@ -126,9 +126,8 @@ class Tidying:
             await self.daemon.detach(endpoint_id)
             await self.states.change(lambda state: state.without_endpoint(endpoint_id))  # noqa: B023 - awaited here
         for address, held in sorted(sure.addresses, key=lambda pair: pair[0]):
-            if self.states.state.addresses.get(address) == held:
+            if await self.ipam.forget_unused(address, held):
                 _log.info("%s is released: no container of Docker's has it any more", address)
-                await self.ipam.forget(address, held, held.pools[0])
 
 
 def _pools(network: Network) -> list[str]:

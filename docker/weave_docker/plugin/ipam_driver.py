@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weave_docker.plugin.messages import Message
     from weave_docker.plugin.pool_requests import PoolRequests
     from weave_docker.plugin.pools import Address, Pool
+    from weave_docker.plugin.state import State
     from weave_docker.plugin.state_file import StateFile
 
 ADDRESS_SPACE = "weave"
@@ -103,7 +104,7 @@ class IpamDriver:
         state = await self._states.change(lambda state: state.without_pool(pool_id))
         if pool_id not in state.pools:
             for address, held in state.unused_addresses(pool_id).items():
-                await self.forget(address, held, pool_id)
+                await self._forget(address, held, pool_id)
         return {}
 
     async def request_address(self, message: Message) -> dict[str, Any]:
@@ -187,17 +188,30 @@ class IpamDriver:
         pool_id, address = message.text("PoolID"), str(read_address(message.text("Address")))
         held = self._states.state.addresses.get(address)
         if held is not None and pool_id in held.pools:
-            await self.forget(address, held, pool_id)
+            await self._forget(address, held, pool_id)
         return {}
 
-    async def forget(self, address: str, held: Held, pool_id: str) -> None:
-        """One network less uses an address; after the last it is free. Raises `StateError`."""
+    async def _forget(self, address: str, held: Held, pool_id: str) -> None:
         left = held.without_pool(pool_id)
         if left.pools:
             await self._states.change(lambda state: state.with_changed_address(address, left))
         else:
             await self._states.change(lambda state: state.without_address(address))
             await self._release(held.holder)
+
+    async def forget_unused(self, address: str, held: Held) -> bool:
+        """Free an address unless an endpoint has it by now, or it was given anew; whether. Raises `StateError`."""
+        freed = False
+
+        def without(state: State) -> State:
+            nonlocal freed
+            freed = state.addresses.get(address) == held and address not in state.used_addresses()
+            return state.without_address(address) if freed else state
+
+        await self._states.change(without)
+        if freed:
+            await self._release(held.holder)
+        return freed
 
     async def _release(self, holder: str | None) -> None:
         if holder is not None:

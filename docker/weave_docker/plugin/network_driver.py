@@ -118,10 +118,10 @@ class NetworkDriver:
         texts = (interface.text("Address"), interface.text("AddressIPv6"))
         addresses = tuple(str(_read_interface(text)) for text in texts if text)
         options = self._options(network)
-        state = self._states.state
-        # In the state first: an interface that it does not know would stay for ever after a crash.
-        known = state.endpoints.get(endpoint_id)
-        await self._states.change(
+        # In the state first: an interface that it does not know would stay for ever after a crash. And from then on
+        # nobody takes the addresses for unused.
+        known = self._states.state.endpoints.get(endpoint_id)
+        state = await self._states.change(
             lambda state: state.with_endpoint(endpoint_id, known or Endpoint(network, addresses))
         )  # fmt: skip
         try:

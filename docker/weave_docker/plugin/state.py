@@ -97,8 +97,12 @@ class State:
 
     def unused_addresses(self, pool: str) -> dict[str, Held]:
         """The addresses of a pool that no endpoint has."""
-        used = {text.partition("/")[0] for endpoint in self.endpoints.values() for text in endpoint.addresses}
+        used = self.used_addresses()
         return {ip: held for ip, held in self.addresses.items() if pool in held.pools and ip not in used}
+
+    def used_addresses(self) -> set[str]:
+        """The addresses of endpoints, without prefix length."""
+        return {text.partition("/")[0] for endpoint in self.endpoints.values() for text in endpoint.addresses}
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""
