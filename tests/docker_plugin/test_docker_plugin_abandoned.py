@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    import httpx
+
     from weave_docker.engine_client import EngineClient
 
 SUBNET = "10.40.0.0/16"
@@ -182,6 +184,16 @@ class ToldNetworks:
         return self.now
 
 
+async def second_plugin(
+    plugin: RunningPlugin, api: httpx.AsyncClient
+) -> tuple[StateFile, Daemon, IpamDriver, NetworkDriver]:
+    """The parts of a plugin with the state of this one, to be called directly."""
+    states, daemon, requests = StateFile(plugin.state_file), Daemon(api), PoolRequests(trio.current_time)
+    await states.load()
+    ipam = IpamDriver(states, daemon, requests, new_token=str)
+    return states, daemon, ipam, NetworkDriver(states, daemon, requests)
+
+
 @pytest.mark.parametrize(
     ("looks", "gone"),
     [
@@ -198,9 +210,7 @@ def test_two_looks(tmp_path: Path, looks: str, gone: bool) -> None:
         async with running_plugin(tmp_path) as plugin, plugin.daemon.client() as api:
             made = await plugin.network_create(subnet=SUBNET)
             container = await plugin.run(made)
-            states, daemon = StateFile(plugin.state_file), Daemon(api)
-            await states.load()
-            ipam = IpamDriver(states, daemon, PoolRequests(trio.current_time), new_token=str)
+            states, daemon, ipam, _ = await second_plugin(plugin, api)
             engine = ToldNetworks()
             tidying = Tidying(cast("list[EngineClient]", [engine]), "weave", states, daemon, ipam)
             for look in looks:
@@ -221,10 +231,7 @@ def test_container_that_starts_very_slowly(tmp_path: Path, released_first: bool)
         async with running_plugin(tmp_path) as plugin, plugin.daemon.client() as api:
             made = await plugin.network_create(subnet=SUBNET)
             address = await plugin.request_address(made)
-            states, daemon = StateFile(plugin.state_file), Daemon(api)
-            await states.load()
-            requests = PoolRequests(trio.current_time)
-            ipam, driver = IpamDriver(states, daemon, requests, new_token=str), NetworkDriver(states, daemon, requests)
+            states, _, ipam, driver = await second_plugin(plugin, api)
             ip = address.partition("/")[0]
             given = states.state.addresses[ip]
             interface = {"Address": address, "AddressIPv6": "", "MacAddress": "02:42:ac:11:00:05"}
